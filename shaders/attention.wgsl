@@ -1,0 +1,241 @@
+// attention: output = softmax(scale * query key^T + mask) value, one pass over the keys.
+//
+// For one query row, with running maximum m, running sum l and accumulator acc:
+//     m' = max(m, s)      s = scale * dot(query_i, key_j)
+//     l' = l * exp(m - m') + exp(s - m')
+//     acc' = acc * exp(m - m') + exp(s - m') * value_j
+// and finally output = acc / l, log_sum_exp = m + ln l.
+// Source: Dao et al. 2022 (FlashAttention), Alg. 1; Milakov & Gimelshein 2018 (online softmax).
+//
+// Layout      see attention_problem.wgsl
+// Grid        one workgroup per QUERY_TILE rows of one head, folded to two dimensions
+// Workgroup   THREADS_X * THREADS_Y invocations; invocation (x, y) computes rows y + r * THREADS_Y of
+//             the tile, and of each row the scores of keys 4x .. 4x + 3 and every THREADS_X-th vector of
+//             the output from x on: a block of ROWS x 4 scores and ROWS x VALUE_VECTORS vectors, in registers
+// Memory      wg_stage: a chunk of the queries and keys, then of the values; wg_weights: exp(s - m)
+// Holds       ROWS == 4 * ROW_VECTORS; THREADS_X is a power of two; CHUNK % 4 == 0;
+//             VALUE_VECTORS * THREADS_X * 4 >= VALUE_DIM; VALUE_KEYS % 4 == 0 divides KEY_TILE
+// Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
+// Parts       common.wgsl, attention_problem.wgsl, reduce_workgroup.wgsl or reduce_subgroup.wgsl
+
+const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
+const QUERY_TILE: u32 = ROWS * THREADS_Y;
+const KEY_TILE: u32 = 4u * THREADS_X;
+
+// in vectors of four; one more per row of the stage, so that its columns lie in different banks
+const CHUNK_VECTORS: u32 = CHUNK / 4u;
+const STAGE_PITCH: u32 = CHUNK_VECTORS + 1u;
+const STAGED_KEYS: u32 = QUERY_TILE * STAGE_PITCH;
+const VALUE_PITCH: u32 = VALUE_VECTORS * THREADS_X;
+const STAGE_SIZE: u32 = max(STAGED_KEYS + KEY_TILE * STAGE_PITCH, VALUE_KEYS * VALUE_PITCH);
+
+var<workgroup> wg_stage: array<vec4<f32>, STAGE_SIZE>;
+// [QUERY_TILE, THREADS_X] vectors of four keys
+var<workgroup> wg_weights: array<vec4<f32>, QUERY_TILE * THREADS_X>;
+// whether any value seen so far is NaN or infinite
+var<workgroup> wg_nonfinite: atomic<u32>;
+
+// rows that are read together lie in different banks
+fn weight_index(row: u32, key_vector: u32) -> u32 {
+    return row * THREADS_X + (key_vector ^ (row & (THREADS_X - 1u)));
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn attention(
+    lane: Lane,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+) {
+    let group = workgroup.x + workgroup.y * num_workgroups.x;
+    if (group >= params.num_groups) {
+        return;
+    }
+    let tile = tile_of(group);
+    let x = lane.index % THREADS_X;
+    let y = lane.index / THREADS_X;
+
+    var acc: array<array<vec4<f32>, VALUE_VECTORS>, ROWS>;
+    var row_max: array<vec4<f32>, ROW_VECTORS>;
+    // of this invocation's keys only, until the end
+    var row_sum: array<vec4<f32>, ROW_VECTORS>;
+    // unroll
+    for (var v = 0u; v < ROW_VECTORS; v++) {
+        row_max[v] = vec4<f32>(MASKED);
+        row_sum[v] = vec4<f32>();
+    }
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+        // unroll
+        for (var c = 0u; c < VALUE_VECTORS; c++) {
+            acc[r][c] = vec4<f32>();
+        }
+    }
+    if (CAUSAL && lane.index == 0u) {
+        atomicStore(&wg_nonfinite, 0u);
+    }
+
+    for (var key_start = 0u; key_start < tile.key_end; key_start += KEY_TILE) {
+        // pass 1: scores, a chunk of the head dimension at a time
+        var score: array<vec4<f32>, ROWS>;
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+            score[r] = vec4<f32>();
+        }
+        for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
+            // wg_stage is free
+            workgroupBarrier();
+            for (var i = lane.index; i < QUERY_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
+                let row = tile.query_start + i / CHUNK_VECTORS;
+                let d = i % CHUNK_VECTORS;
+                var staged = vec4<f32>();
+                if (row < params.q_len) {
+                    staged = query_vector(tile.query + row * params.query_token, chunk + 4u * d);
+                }
+                wg_stage[i / CHUNK_VECTORS * STAGE_PITCH + d] = staged;
+            }
+            for (var i = lane.index; i < KEY_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
+                let k = i / CHUNK_VECTORS;
+                let d = i % CHUNK_VECTORS;
+                var staged = vec4<f32>();
+                if (key_start + k < tile.key_end) {
+                    let first = tile.key + (key_start + k) * params.key_token;
+                    staged = key_vector(first, chunk + 4u * d);
+                }
+                // the keys of one invocation lie THREADS_X rows apart
+                let slot = k % 4u * THREADS_X + k / 4u;
+                wg_stage[STAGED_KEYS + slot * STAGE_PITCH + d] = staged;
+            }
+            // wg_stage is visible
+            workgroupBarrier();
+            for (var d = 0u; d < CHUNK_VECTORS; d++) {
+                let k0 = wg_stage[STAGED_KEYS + x * STAGE_PITCH + d];
+                let k1 = wg_stage[STAGED_KEYS + (x + THREADS_X) * STAGE_PITCH + d];
+                let k2 = wg_stage[STAGED_KEYS + (x + 2u * THREADS_X) * STAGE_PITCH + d];
+                let k3 = wg_stage[STAGED_KEYS + (x + 3u * THREADS_X) * STAGE_PITCH + d];
+                // unroll
+                for (var r = 0u; r < ROWS; r++) {
+                    let q = wg_stage[(y + r * THREADS_Y) * STAGE_PITCH + d];
+                    score[r] += vec4<f32>(dot(q, k0), dot(q, k1), dot(q, k2), dot(q, k3));
+                }
+            }
+        }
+
+        // pass 2: mask, new maximum, weights; rescale what is there to the new maximum
+        let keys = vec4<u32>(key_start + 4u * x) + vec4<u32>(0u, 1u, 2u, 3u);
+        var tile_max: array<vec4<f32>, ROW_VECTORS>;
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+            let allowed = keys < vec4<u32>(keys_of(tile.query_start + y + r * THREADS_Y));
+            score[r] = select(vec4<f32>(MASKED), score[r] * params.scale_log2, allowed);
+            let pairs = max(score[r].xy, score[r].zw);
+            tile_max[r / 4u][r % 4u] = max(pairs.x, pairs.y);
+        }
+        var rescale: array<vec4<f32>, ROW_VECTORS>;
+        // unroll
+        for (var v = 0u; v < ROW_VECTORS; v++) {
+            let new_max = max(row_max[v], max_over_row(lane, tile_max[v]));
+            rescale[v] = exp2(row_max[v] - new_max);
+            row_max[v] = new_max;
+            row_sum[v] *= rescale[v];
+        }
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+            let allowed = keys < vec4<u32>(keys_of(tile.query_start + y + r * THREADS_Y));
+            let weight = exp2(score[r] - vec4<f32>(row_max[r / 4u][r % 4u]));
+            let masked_weight = select(vec4<f32>(), weight, allowed);
+            row_sum[r / 4u][r % 4u] += dot(masked_weight, vec4<f32>(1.0));
+            wg_weights[weight_index(y + r * THREADS_Y, x)] = masked_weight;
+            // unroll
+            for (var c = 0u; c < VALUE_VECTORS; c++) {
+                acc[r][c] *= rescale[r / 4u][r % 4u];
+            }
+        }
+
+        // pass 3: weighted sum of the values, VALUE_KEYS keys at a time
+        for (var first_key = 0u; first_key < KEY_TILE; first_key += VALUE_KEYS) {
+            // wg_stage is free
+            workgroupBarrier();
+            for (var i = lane.index; i < VALUE_KEYS * VALUE_PITCH; i += WORKGROUP_SIZE) {
+                let k = key_start + first_key + i / VALUE_PITCH;
+                var staged = vec4<f32>();
+                if (k < tile.key_end) {
+                    staged = value_vector(tile.value + k * params.value_token, 4u * (i % VALUE_PITCH));
+                }
+                wg_stage[i] = staged;
+                if (CAUSAL && is_nonfinite(staged)) {
+                    atomicStore(&wg_nonfinite, 1u);
+                }
+            }
+            // wg_stage, wg_weights and wg_nonfinite are visible
+            workgroupBarrier();
+            if (CAUSAL && atomicLoad(&wg_nonfinite) != 0u) {
+                // 0 * NaN is NaN: skip the masked keys one by one
+                for (var k = 0u; k < VALUE_KEYS; k++) {
+                    // unroll
+                    for (var r = 0u; r < ROWS; r++) {
+                        let at = weight_index(y + r * THREADS_Y, (first_key + k) / 4u);
+                        let weight = wg_weights[at][k % 4u];
+                        if (weight > 0.0) {
+                            // unroll
+                            for (var c = 0u; c < VALUE_VECTORS; c++) {
+                                acc[r][c] += weight * wg_stage[k * VALUE_PITCH + x + c * THREADS_X];
+                            }
+                        }
+                    }
+                }
+            } else {
+                for (var k = 0u; k < VALUE_KEYS; k += 4u) {
+                    var weight: array<vec4<f32>, ROWS>;
+                    // unroll
+                    for (var r = 0u; r < ROWS; r++) {
+                        let row = y + r * THREADS_Y;
+                        weight[r] = wg_weights[weight_index(row, (first_key + k) / 4u)];
+                    }
+                    // unroll
+                    for (var c = 0u; c < VALUE_VECTORS; c++) {
+                        let at = k * VALUE_PITCH + x + c * THREADS_X;
+                        let v0 = wg_stage[at];
+                        let v1 = wg_stage[at + VALUE_PITCH];
+                        let v2 = wg_stage[at + 2u * VALUE_PITCH];
+                        let v3 = wg_stage[at + 3u * VALUE_PITCH];
+                        // unroll
+                        for (var r = 0u; r < ROWS; r++) {
+                            acc[r][c] += weight[r].x * v0;
+                            acc[r][c] += weight[r].y * v1;
+                            acc[r][c] += weight[r].z * v2;
+                            acc[r][c] += weight[r].w * v3;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // unroll
+    for (var v = 0u; v < ROW_VECTORS; v++) {
+        row_sum[v] = sum_over_row(lane, row_sum[v]);
+    }
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+        let row = tile.query_start + y + r * THREADS_Y;
+        let sum = row_sum[r / 4u][r % 4u];
+        if (row < params.q_len) {
+            let first = tile.output + row * params.output_token;
+            let factor = select(0.0, 1.0 / sum, sum > 0.0);
+            // unroll
+            for (var c = 0u; c < VALUE_VECTORS; c++) {
+                // unroll
+                for (var e = 0u; e < 4u; e++) {
+                    let d = 4u * (x + c * THREADS_X) + e;
+                    if (d < VALUE_DIM) {
+                        output[first + d] = acc[r][c][e] * factor;
+                    }
+                }
+            }
+            if (x == 0u && params.write_log_sum_exp != 0u) {
+                let bits = log_sum_exp_bits(row_max[r / 4u][r % 4u], sum);
+                log_sum_exp[tile.log_sum_exp + row] = bits;
+            }
+        }
+    }
+}

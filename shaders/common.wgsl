@@ -1,0 +1,18 @@
+// common: what every kernel may call. No bindings, no workgroup memory.
+
+// a masked score. Finite, because WGSL lets a compiler assume that there is no infinity
+const MASKED: f32 = -1e30;
+const LOG2_E: f32 = 1.4426950408889634;
+const LN_2: f32 = 0.6931471805599453;
+// the bits of -infinity, for outputs that are written as integers
+const NEGATIVE_INFINITY_BITS: u32 = 0xff800000u;
+
+// tanh may be computed as sinh / cosh and overflow to NaN from |x| = 44 on; at 15 it is 1 in f32
+fn tanh_bounded(x: f32) -> f32 {
+    return tanh(clamp(x, -15.0, 15.0));
+}
+
+// exp overflows at 88; beyond 30 the sigmoid is 0 or 1 to within 1e-13
+fn sigmoid(x: f32) -> f32 {
+    return 1.0 / (1.0 + exp(-clamp(x, -30.0, 30.0)));
+}

@@ -1,0 +1,284 @@
+//! From WGSL text to a dispatch: what a kernel is, and how its source is put together.
+//!
+//! A [`Kernel`] is plain data: parts of WGSL that are joined as text, and its bindings in order. Host
+//! values reach it in two ways only: as `const` lines in front of the text ([`Constants`]; they size
+//! register arrays and let the compiler drop branches), and as the uniform `params`. A [`Dispatch`] adds
+//! the values, the grid and the buffers of one launch. Everything here is decided without a device;
+//! [`Context::bind`](crate::Context::bind) carries it out.
+
+use std::fmt::Write;
+use std::ops::Range;
+
+/// Stands before the text of every kernel: bounded activations, the mask sentinel.
+pub const COMMON: &str = include_str!("../shaders/common.wgsl");
+
+/// The most invocations of a kernel that one [`Dispatch::steps`] can number.
+pub const MAX_STEPS: u32 = 256;
+
+/// How a kernel uses the storage buffer at one of its bindings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    Write,
+}
+
+/// A compute kernel as data.
+///
+/// Group 0 holds the uniform `params` at binding 0 and the storage buffers from binding 1 on. A kernel
+/// that is launched repeatedly ([`Kernel::stepped`]) finds the number of the repetition in the uniform
+/// at group 1, binding 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// The entry point, the stem of the shader file, and the label in every profiler.
+    pub name: &'static str,
+    /// WGSL, joined in this order behind the constants.
+    pub parts: &'static [&'static str],
+    /// Name and type of each field of the WGSL struct `Params`, all four bytes wide.
+    pub params: &'static [(&'static str, &'static str)],
+    /// The storage buffers, from binding 1 on.
+    pub storage: &'static [Access],
+    /// Whether group 1 holds the step uniform.
+    pub stepped: bool,
+}
+
+/// A value that is written into the source as a `const`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Constant {
+    /// `const NAME: u32`
+    U32(u32),
+    /// `const NAME: bool`
+    Bool(bool),
+}
+
+/// The `const` lines of one variant of a kernel.
+pub type Constants = Vec<(&'static str, Constant)>;
+
+/// One storage binding of a dispatch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operand {
+    /// A window of bytes into a slice of the caller's.
+    Slice {
+        /// The tensor, as the operation's buffer struct names it.
+        name: &'static str,
+        /// Bytes from the start of the slice. The start is a multiple of [`WINDOW_ALIGNMENT`].
+        window: Range<u64>,
+    },
+    /// Present in the layout, untouched by this variant.
+    Unused,
+}
+
+/// Windows into a caller's slice start at multiples of this, the strictest offset alignment that a
+/// WebGPU device may ask for.
+pub const WINDOW_ALIGNMENT: u64 = 256;
+
+impl Operand {
+    /// The first `size` bytes of a slice.
+    pub fn whole(name: &'static str, size: u64) -> Self {
+        Self::Slice {
+            name,
+            window: 0..size,
+        }
+    }
+
+    /// The elements `range` of an f32 tensor, widened downwards to an aligned start. The second value
+    /// is how many elements the start was moved: the kernel adds it to its indices.
+    pub fn elements(name: &'static str, range: Range<u64>) -> (Self, u32) {
+        let start = range.start * 4 / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
+        let skipped = (range.start * 4 - start) / 4;
+        (
+            Self::Slice {
+                name,
+                window: start..range.end * 4,
+            },
+            skipped as u32,
+        )
+    }
+}
+
+/// One launch of a kernel, or a run of launches that differ only in the step number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    /// What runs.
+    pub kernel: Kernel,
+    /// With which constants.
+    pub constants: Constants,
+    /// The bytes of `Params`.
+    pub params: Vec<u8>,
+    /// The storage buffers, in the kernel's order.
+    pub operands: Vec<Operand>,
+    /// Workgroups in x, y and z.
+    pub grid: [u32; 3],
+    /// How often it is launched in a row, with step numbers 0, 1, ...: 1 to [`MAX_STEPS`].
+    pub steps: u32,
+}
+
+/// Workgroups `count` as a grid of two dimensions, each within the limit that every device has.
+/// The kernel numbers them `id.x + id.y * num_workgroups.x` and leaves out those past the count.
+pub fn fold_grid(count: u64) -> [u32; 3] {
+    const MAX: u64 = 65_535;
+    if count <= MAX {
+        return [count as u32, 1, 1];
+    }
+    let rows = count.div_ceil(MAX);
+    [count.div_ceil(rows) as u32, rows as u32, 1]
+}
+
+impl Kernel {
+    /// The complete WGSL of one variant.
+    ///
+    /// `shared` makes every storage binding `read_write`, for the case that one buffer holds both an input
+    /// and an output of the dispatch.
+    pub fn source(&self, constants: &Constants, shared: bool) -> String {
+        let mut source = String::new();
+        for (name, value) in constants {
+            // Writing to a String cannot fail.
+            let _ = match value {
+                Constant::U32(value) => writeln!(source, "const {name}: u32 = {value}u;"),
+                Constant::Bool(value) => writeln!(source, "const {name}: bool = {value};"),
+            };
+        }
+        for part in self.parts {
+            unroll(part, constants, &mut source);
+        }
+        if shared {
+            source = source.replace("var<storage, read>", "var<storage, read_write>");
+        }
+        source
+    }
+}
+
+/// Copies `text`, repeating the body of each loop that stands behind a line `// unroll`.
+///
+/// The loop has the form `for (var i = 0u; i < BOUND; i++) {`, its closing brace stands at the loop's own
+/// indentation, and BOUND is a literal or one of the constants. Each repetition is a block that begins
+/// `const i = N;`, so arrays indexed by `i` stay in registers whatever the driver's compiler does with
+/// loops. The text is valid, and means the same, if the marker is ignored.
+fn unroll(text: &str, constants: &Constants, out: &mut String) {
+    let lines: Vec<&str> = text.lines().collect();
+    unroll_lines(&lines, constants, out);
+}
+
+fn unroll_lines(lines: &[&str], constants: &Constants, out: &mut String) {
+    let mut at = 0;
+    while at < lines.len() {
+        let line = lines[at];
+        let unrolled = (line.trim() == "// unroll").then(|| loop_at(&lines[at + 1..], constants));
+        if let Some(Some((variable, bound, body))) = unrolled {
+            for i in 0..bound {
+                let _ = writeln!(out, "{{ const {variable} = {i}u;");
+                unroll_lines(body, constants, out);
+                out.push_str("}\n");
+            }
+            at += body.len() + 3;
+        } else {
+            out.push_str(line);
+            out.push('\n');
+            at += 1;
+        }
+    }
+}
+
+/// Variable, trip count and body of the loop that begins on the first of `lines`.
+fn loop_at<'a, 't>(
+    lines: &'a [&'t str],
+    constants: &Constants,
+) -> Option<(&'t str, u32, &'a [&'t str])> {
+    let head = lines.first()?;
+    let indentation = &head[..head.len() - head.trim_start().len()];
+    let inner = head
+        .trim()
+        .strip_prefix("for (var ")?
+        .strip_suffix("++) {")?;
+    let (variable, condition) = inner.split_once(" = 0u; ")?;
+    let bound = condition
+        .strip_prefix(variable)?
+        .strip_prefix(" < ")?
+        .split_once(';')?
+        .0;
+    let bound = match constants.iter().find(|(name, _)| *name == bound) {
+        Some((_, Constant::U32(value))) => *value,
+        _ => bound.strip_suffix('u')?.parse().ok()?,
+    };
+    let end = lines
+        .iter()
+        .position(|line| line.strip_prefix(indentation) == Some("}"))?;
+    Some((variable, bound, &lines[1..end]))
+}
+
+/// Declares a kernel's `Params`: a `Pod` struct of four-byte scalars and, as `FIELDS`, the names and WGSL
+/// types that `tests/shaders.rs` compares with the struct in the shader.
+macro_rules! params {
+    ($(#[$meta:meta])* struct $name:ident { $($field:ident: $type:ident,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+        struct $name { $($field: $type,)* }
+
+        impl $name {
+            const FIELDS: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($field), stringify!($type)),)*];
+        }
+    };
+}
+pub(crate) use params;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &'static str, constants: Constants) -> String {
+        let mut out = String::new();
+        unroll(text, &constants, &mut out);
+        out
+    }
+
+    #[test]
+    fn marked_loops_are_repeated_and_nest() {
+        let text = "\
+a
+// unroll
+for (var r = 0u; r < ROWS; r++) {
+    // unroll
+    for (var c = 0u; c < 2u; c++) {
+        x[r][c]
+    }
+}
+b";
+        let got = source(text, vec![("ROWS", Constant::U32(2))]);
+        assert_eq!(got.matches("x[r][c]").count(), 4);
+        assert_eq!(got.matches("const r = 1u;").count(), 1);
+        assert_eq!(got.matches("const c = 1u;").count(), 2);
+        assert!(!got.contains("for"));
+        assert!(got.starts_with("a\n") && got.ends_with("b\n"));
+    }
+
+    #[test]
+    fn a_loop_with_an_unknown_bound_stays_a_loop() {
+        let text = "// unroll\nfor (var i = 0u; i < UNKNOWN; i++) {\n    x\n}\n";
+        assert_eq!(source(text, vec![]), text);
+    }
+
+    #[test]
+    fn grids_fold_within_the_limit_and_cover_the_count() {
+        for count in [1, 65_535, 65_536, 1_000_003, 4_000_000_000] {
+            let [x, y, z] = fold_grid(count);
+            assert!(x <= 65_535 && y <= 65_535 && z == 1);
+            assert!(u64::from(x) * u64::from(y) >= count);
+        }
+    }
+
+    #[test]
+    fn windows_start_aligned_and_keep_the_element() {
+        let (operand, skipped) = Operand::elements("query", 100..164);
+        assert_eq!(
+            operand,
+            Operand::Slice {
+                name: "query",
+                window: 256..656
+            }
+        );
+        assert_eq!(skipped, 36);
+    }
+}

@@ -1,0 +1,56 @@
+use std::fmt;
+
+use crate::Capabilities;
+use crate::kernel::Dispatch;
+
+/// Which of a device's abilities a kernel builds on. More variants follow; each can be forced.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// Workgroup memory only: runs everywhere.
+    Portable,
+    /// Subgroup operations, at any subgroup size.
+    Subgroup,
+}
+
+impl Variant {
+    /// Those that a device with `capabilities` can run, best first.
+    pub fn available(capabilities: &Capabilities) -> impl Iterator<Item = Self> + use<> {
+        let subgroups = capabilities.lanes_within_subgroup(4) == 4;
+        subgroups
+            .then_some(Self::Subgroup)
+            .into_iter()
+            .chain([Self::Portable])
+    }
+
+    /// The name, as the program's `--variant` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Subgroup => "subgroup",
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How an operation will run a shape: plain data, decided without a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What it builds on.
+    pub variant: Variant,
+    /// The algorithm and tile in words, for reports: `"blocked, 64 queries x 32 keys"`.
+    pub describe: String,
+    /// The launches, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// Bytes of scratch that the caller provides.
+    pub scratch_size: u64,
+    /// Floating-point operations, a multiply-add counted as two.
+    pub flops: f64,
+    /// Bytes that must be read and written at least.
+    pub bytes: f64,
+}

@@ -1,0 +1,570 @@
+//! Attention on the device against the f64 reference, in every variant and guise of the device.
+
+mod common;
+
+use std::collections::HashSet;
+
+use common::{Output, Random, bits, gpu, guises};
+use gatefold::reference::compare::{Tolerance, compare};
+use gatefold::reference::{attention as reference, convert};
+use gatefold::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Causal, Gpu, Layout};
+use gatefold::{Error, Variant};
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    batch: u32,
+    num_heads: u32,
+    num_kv_heads: u32,
+    q_len: u32,
+    kv_len: u32,
+    head_dim: u32,
+    value_dim: u32,
+    causal: Causal,
+    scale: Option<f32>,
+    layout: Layout,
+    magnitude: f32,
+}
+
+const SMALL: Case = Case {
+    batch: 2,
+    num_heads: 3,
+    num_kv_heads: 3,
+    q_len: 37,
+    kv_len: 53,
+    head_dim: 16,
+    value_dim: 16,
+    causal: Causal::No,
+    scale: None,
+    layout: Layout::Bhsd,
+    magnitude: 1.5,
+};
+
+impl Case {
+    fn config(&self, variant: Option<Variant>) -> AttentionConfig {
+        AttentionConfig {
+            head_dim: self.head_dim,
+            value_dim: Some(self.value_dim),
+            scale: self.scale,
+            causal: self.causal,
+            variant,
+        }
+    }
+
+    fn shape(&self) -> AttentionShape {
+        let Self {
+            batch,
+            num_heads,
+            num_kv_heads,
+            q_len,
+            kv_len,
+            ..
+        } = *self;
+        AttentionShape::new(batch, num_heads, num_kv_heads, q_len, kv_len).with_layout(self.layout)
+    }
+
+    fn problem(&self) -> reference::Problem {
+        reference::Problem {
+            batch: self.batch as usize,
+            num_heads: self.num_heads as usize,
+            num_kv_heads: self.num_kv_heads as usize,
+            q_len: self.q_len as usize,
+            kv_len: self.kv_len as usize,
+            head_dim: self.head_dim as usize,
+            value_dim: self.value_dim as usize,
+            scale: self.scale.unwrap_or(1.0 / (self.head_dim as f32).sqrt()),
+            causal: self.causal.offset(self.q_len, self.kv_len),
+        }
+    }
+
+    fn inputs(&self) -> [Vec<f32>; 3] {
+        let p = self.problem();
+        let mut random = Random::new(0x5eed ^ u64::from(self.q_len * 1009 + self.kv_len));
+        let keys = p.batch * p.num_kv_heads * p.kv_len;
+        let query = random.normals(p.batch * p.num_heads * p.q_len * p.head_dim, self.magnitude);
+        let key = random.normals(keys * p.head_dim, self.magnitude);
+        // not around 0: the mean of a row's only element may vanish, and its relative error with it
+        let value = random.normals(keys * p.value_dim, 1.0).iter().map(|v| v + 0.7).collect();
+        [query, key, value]
+    }
+}
+
+/// From `[batch, heads, len, dim]` to the layout's order, and back with the inverse.
+fn reorder(
+    x: &[f32],
+    layout: Layout,
+    [batch, heads, len, dim]: [usize; 4],
+    back: bool,
+) -> Vec<f32> {
+    if layout == Layout::Bhsd {
+        return x.to_vec();
+    }
+    let mut out = vec![0.0; x.len()];
+    for i in 0..batch * heads * len {
+        let (b, h, t) = (i / len / heads, i / len % heads, i % len);
+        let j = (b * len + t) * heads + h;
+        let (from, to) = if back { (j, i) } else { (i, j) };
+        out[to * dim..][..dim].copy_from_slice(&x[from * dim..][..dim]);
+    }
+    out
+}
+
+/// Runs the case twice; gives back output and log_sum_exp of contiguous tensors.
+fn run(gpu: &Gpu, case: &Case, variant: Variant, inputs: &[Vec<f32>; 3]) -> [Vec<f32>; 2] {
+    let p = case.problem();
+    let kv = |dim| [p.batch, p.num_kv_heads, p.kv_len, dim];
+    let out = [p.batch, p.num_heads, p.q_len, p.value_dim];
+    let dims = [
+        [p.batch, p.num_heads, p.q_len, p.head_dim],
+        kv(p.head_dim),
+        kv(p.value_dim),
+    ];
+    let [query, key, value] = std::array::from_fn(|i| {
+        gpu.upload("input", &reorder(&inputs[i], case.layout, dims[i], false))
+            .unwrap()
+    });
+    let rows = p.batch * p.num_heads * p.q_len;
+    let output = Output::new(gpu, rows * p.value_dim);
+    let log_sum_exp = Output::new(gpu, rows);
+    let op = Attention::new(gpu.context(), case.config(Some(variant))).unwrap();
+    let buffers = AttentionBuffers::new(
+        query.slice(..),
+        key.slice(..),
+        value.slice(..),
+        output.buffer.slice(..),
+    )
+    .log_sum_exp(log_sum_exp.buffer.slice(..));
+    let bound = op.bind(case.shape(), buffers).unwrap();
+    let once = || {
+        output.poison(gpu);
+        log_sum_exp.poison(gpu);
+        gpu.run(|pass| {
+            bound.record(pass);
+            Ok(())
+        })
+        .unwrap();
+        [output.read(gpu), log_sum_exp.read(gpu)]
+    };
+    let first = once();
+    let second = once();
+    assert_eq!(
+        first.each_ref().map(|x| bits(x)),
+        second.each_ref().map(|x| bits(x)),
+        "two runs"
+    );
+    let [output, log_sum_exp] = first;
+    [reorder(&output, case.layout, out, true), log_sum_exp]
+}
+
+/// Every variant of every guise of the device that runs this case in a way of its own.
+fn variants(gpu: &Gpu, case: &Case) -> Vec<(Gpu, Variant, String)> {
+    let mut seen = HashSet::new();
+    let mut variants = Vec::new();
+    for guise in guises(gpu) {
+        let capabilities = *guise.context().capabilities();
+        for variant in case.config(None).variants(&capabilities) {
+            let plan = case
+                .config(Some(variant))
+                .plan(&capabilities, case.shape(), true)
+                .unwrap();
+            let constants = plan
+                .dispatches
+                .iter()
+                .map(|d| (d.kernel, d.constants.clone()));
+            if seen.insert((variant, constants.collect::<Vec<_>>())) {
+                variants.push((guise.clone(), variant, plan.describe));
+            }
+        }
+    }
+    variants
+}
+
+fn check(case: Case) {
+    let Some(gpu) = gpu() else { return };
+    let inputs = case.inputs();
+    let problem = case.problem();
+    let [query, key, value] = inputs.each_ref().map(|x| convert::<f64>(x));
+    let truth = reference::attention(&problem, &query, &key, &value);
+    let yardstick = reference::attention(&problem, &inputs[0], &inputs[1], &inputs[2]);
+    let rows = [problem.batch, problem.num_heads, problem.q_len];
+    let shape = [rows.as_slice(), &[problem.value_dim]].concat();
+    for (guise, variant, tile) in variants(gpu, &case) {
+        let [output, log_sum_exp] = run(&guise, &case, variant, &inputs);
+        for (name, shape, got, truth, yardstick) in [
+            (
+                "output",
+                &shape[..],
+                &output,
+                &truth.output,
+                &yardstick.output,
+            ),
+            (
+                "log_sum_exp",
+                &rows,
+                &log_sum_exp,
+                &truth.log_sum_exp,
+                &yardstick.log_sum_exp,
+            ),
+        ] {
+            if let Err(difference) = compare(name, shape, got, truth, yardstick, Tolerance::FORWARD)
+            {
+                panic!(
+                    "{difference}\n{variant}, {tile}\n{case:?}\n{}",
+                    gpu.describe()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn plain() {
+    check(SMALL);
+}
+
+#[test]
+fn grouped_heads_causal_ragged_tiles() {
+    check(Case {
+        num_heads: 6,
+        num_kv_heads: 2,
+        q_len: 65,
+        kv_len: 129,
+        head_dim: 80,
+        value_dim: 80,
+        causal: Causal::TopLeft,
+        ..SMALL
+    });
+}
+
+#[test]
+fn one_key_is_its_value() {
+    check(Case {
+        q_len: 3,
+        kv_len: 1,
+        ..SMALL
+    });
+}
+
+#[test]
+fn single_query() {
+    check(Case {
+        q_len: 1,
+        kv_len: 100,
+        num_heads: 4,
+        num_kv_heads: 1,
+        ..SMALL
+    });
+}
+
+#[test]
+fn tiles_less_one_exact_and_more_one() {
+    for len in [31, 32, 33, 63, 64, 65] {
+        check(Case {
+            q_len: len,
+            kv_len: 96 - len,
+            batch: 1,
+            num_heads: 2,
+            num_kv_heads: 2,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn bottom_right_with_fewer_queries() {
+    check(Case {
+        q_len: 20,
+        kv_len: 75,
+        causal: Causal::BottomRight,
+        ..SMALL
+    });
+}
+
+#[test]
+fn rows_without_keys_are_zero() {
+    check(Case {
+        q_len: 75,
+        kv_len: 20,
+        causal: Causal::BottomRight,
+        ..SMALL
+    });
+    check(Case {
+        causal: Causal::Offset(-9),
+        ..SMALL
+    });
+    check(Case {
+        causal: Causal::Offset(-1000),
+        ..SMALL
+    });
+}
+
+#[test]
+fn offsets_reach_beyond_the_keys() {
+    check(Case {
+        causal: Causal::Offset(7),
+        ..SMALL
+    });
+    check(Case {
+        causal: Causal::Offset(i32::MAX),
+        ..SMALL
+    });
+}
+
+#[test]
+fn head_dims_odd_prime_and_large() {
+    for (head_dim, value_dim) in [
+        (1, 1),
+        (7, 13),
+        (33, 5),
+        (64, 64),
+        (97, 40),
+        (128, 128),
+        (256, 256),
+    ] {
+        let causal = if head_dim % 2 == 1 {
+            Causal::TopLeft
+        } else {
+            Causal::No
+        };
+        check(Case {
+            batch: 1,
+            num_heads: 2,
+            num_kv_heads: 1,
+            head_dim,
+            value_dim,
+            causal,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn tokens_before_heads() {
+    let layout = Layout::Bshd;
+    check(Case {
+        layout,
+        num_heads: 4,
+        num_kv_heads: 2,
+        causal: Causal::TopLeft,
+        ..SMALL
+    });
+}
+
+#[test]
+fn large_scores_stay_finite() {
+    check(Case {
+        scale: Some(700.0),
+        ..SMALL
+    });
+    check(Case {
+        scale: Some(-0.01),
+        ..SMALL
+    });
+}
+
+#[test]
+fn no_keys_and_no_queries() {
+    check(Case { kv_len: 0, ..SMALL });
+    check(Case { q_len: 0, ..SMALL });
+    check(Case { batch: 0, ..SMALL });
+}
+
+#[test]
+fn masked_values_do_not_reach_the_result_as_nan() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case {
+        q_len: 40,
+        kv_len: 70,
+        causal: Causal::TopLeft,
+        batch: 1,
+        ..SMALL
+    };
+    let problem = case.problem();
+    let clean = case.inputs();
+    let mut inputs = clean.clone();
+    // key 20 of every head: rows before 20 may not attend it; and the keys that no row attends
+    for head in 0..problem.num_kv_heads {
+        for (tensor, dim) in [(1, problem.head_dim), (2, problem.value_dim)] {
+            let head = &mut inputs[tensor][head * problem.kv_len * dim..][..problem.kv_len * dim];
+            head[20 * dim..][..dim].fill(f32::NAN);
+            head[40 * dim..].fill(f32::INFINITY);
+        }
+    }
+    for (guise, variant, tile) in variants(gpu, &case) {
+        let [got, _] = run(&guise, &case, variant, &inputs);
+        let [want, _] = run(&guise, &case, variant, &clean);
+        for (row, (got, want)) in got.chunks(16).zip(want.chunks(16)).enumerate() {
+            if row % problem.q_len < 20 {
+                assert_eq!(bits(got), bits(want), "row {row}: {variant}, {tile}");
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_are_cut_where_a_binding_ends() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case {
+        num_heads: 6,
+        num_kv_heads: 3,
+        ..SMALL
+    };
+    let inputs = case.inputs();
+    let whole = run(gpu, &case, Variant::Portable, &inputs);
+    for storage_binding_size in [20_000, 9_000] {
+        let capabilities = gatefold::Capabilities {
+            storage_binding_size,
+            ..*gpu.context().capabilities()
+        };
+        let cut = gpu.with_capabilities(capabilities, Default::default());
+        let plan = case
+            .config(None)
+            .plan(&capabilities, case.shape(), true)
+            .unwrap();
+        assert!(plan.dispatches.len() > 1, "{}", plan.dispatches.len());
+        assert_eq!(
+            run(&cut, &case, Variant::Portable, &inputs).map(|x| bits(&x)),
+            whole.clone().map(|x| bits(&x))
+        );
+    }
+    let capabilities = gatefold::Capabilities {
+        storage_binding_size: 1024,
+        ..*gpu.context().capabilities()
+    };
+    let error = case
+        .config(None)
+        .plan(&capabilities, case.shape(), true)
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Limit {
+                limit: "max_storage_buffer_binding_size",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn packed_query_key_value_in_one_buffer_with_the_output() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case {
+        layout: Layout::Bshd,
+        ..SMALL
+    };
+    let Case {
+        batch,
+        num_heads,
+        head_dim,
+        ..
+    } = case;
+    let len = 64;
+    // [batch, len, 3, num_heads, head_dim], and the output behind it in the same buffer
+    let width = num_heads * head_dim;
+    let mut random = Random::new(7);
+    let packed = random.normals((batch * len * 3 * width) as usize, 1.0);
+    let out_len = (batch * len * width) as usize;
+    let mut contents = packed.clone();
+    contents.resize(packed.len() + out_len, f32::NAN);
+    let pick = |part: u32| -> Vec<f32> {
+        let row = |b: u32, h: u32, t: u32| {
+            let first = ((((b * len + t) * 3 + part) * num_heads + h) * head_dim) as usize;
+            packed[first..first + head_dim as usize].to_vec()
+        };
+        (0..batch * num_heads * len)
+            .flat_map(|i| row(i / len / num_heads, i / len % num_heads, i % len))
+            .collect()
+    };
+    let case = Case {
+        q_len: len,
+        kv_len: len,
+        layout: Layout::Bhsd,
+        causal: Causal::TopLeft,
+        ..case
+    };
+    let [query, key, value] = [pick(0), pick(1), pick(2)];
+    let [want, _] = run(gpu, &case, Variant::Portable, &[query, key, value]);
+
+    let strides = Layout::Strides {
+        batch: len * 3 * width,
+        head: head_dim,
+        token: 3 * width,
+    };
+    let shape = AttentionShape {
+        query_layout: strides,
+        key_layout: strides,
+        value_layout: strides,
+        ..case.shape()
+    };
+    let buffer = gpu.upload("packed", &contents).unwrap();
+    let op = Attention::new(gpu.context(), case.config(Some(Variant::Portable))).unwrap();
+    // a slice of 48 floats further on starts unaligned on most devices: bind the whole and say so
+    let part = 4 * u64::from(width);
+    let buffers = AttentionBuffers::new(
+        buffer.slice(..4 * packed.len() as u64),
+        buffer.slice(part..4 * packed.len() as u64),
+        buffer.slice(2 * part..4 * packed.len() as u64),
+        buffer.slice(4 * packed.len() as u64..),
+    );
+    let alignment = u64::from(gpu.device().limits().min_storage_buffer_offset_alignment);
+    match op.bind(shape, buffers) {
+        Ok(bound) => {
+            gpu.run(|pass| {
+                bound.record(pass);
+                Ok(())
+            })
+            .unwrap();
+            let all: Vec<f32> = gpu.download(&buffer).unwrap();
+            assert_eq!(bits(&all[packed.len()..]), bits(&want));
+        }
+        Err(error) => assert!(part % alignment != 0, "{error}"),
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    let Some(gpu) = gpu() else { return };
+    let op = Attention::new(gpu.context(), SMALL.config(None)).unwrap();
+    let shape = SMALL.shape();
+    let plan_error = |shape| op.plan(shape, false).unwrap_err().to_string();
+    assert_eq!(
+        plan_error(AttentionShape {
+            num_kv_heads: 2,
+            ..shape
+        }),
+        "num_kv_heads is 2, expected a divisor of num_heads, 3"
+    );
+    let [query, key, value, output] =
+        [3552, 5088, 5088, 3552].map(|len| gpu.zeros("tensor", 4 * len).unwrap());
+    let bind = |buffers| op.bind(shape, buffers).unwrap_err().to_string();
+    assert_eq!(
+        bind(AttentionBuffers::new(
+            query.slice(..),
+            key.slice(..256),
+            value.slice(..),
+            output.slice(..),
+        )),
+        "key: the slice has 256 bytes, the shape needs 20352"
+    );
+    assert_eq!(
+        bind(AttentionBuffers::new(
+            query.slice(..),
+            key.slice(..),
+            value.slice(..),
+            query.slice(..),
+        )),
+        "output is written and overlaps query in the same buffer"
+    );
+    let error = Attention::new(
+        gpu.context(),
+        AttentionConfig {
+            head_dim: 257,
+            ..Default::default()
+        },
+    );
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "head_dim is 257, expected 1 to 256"
+    );
+}
