@@ -71,7 +71,9 @@ impl Case {
             kv_len: self.kv_len as usize,
             head_dim: self.head_dim as usize,
             value_dim: self.value_dim as usize,
-            scale: self.scale.unwrap_or(1.0 / (self.head_dim as f32).sqrt()),
+            scale: self
+                .scale
+                .map_or_else(|| f64::from(self.head_dim).sqrt().recip(), f64::from),
             causal: self.causal.offset(self.q_len, self.kv_len),
         }
     }
