@@ -386,7 +386,7 @@ impl AttentionConfig {
             u64::from(num_tiles) * u64::from(num_heads) * (batches.end - batches.start);
         let scale = self
             .scale
-            .unwrap_or_else(|| 1.0 / (self.head_dim as f32).sqrt());
+            .map_or_else(|| f64::from(self.head_dim).sqrt().recip(), f64::from);
         // any offset beyond the lengths means the same as one at them
         let reach = i64::from(shape.q_len.max(shape.kv_len)) + 1;
         let offset = self.causal.offset(shape.q_len, shape.kv_len).unwrap_or(0);
@@ -397,7 +397,7 @@ impl AttentionConfig {
             group_size,
             num_tiles,
             num_groups: num_groups as u32,
-            scale_log2: scale * std::f32::consts::LOG2_E,
+            scale_log2: (scale * std::f64::consts::LOG2_E) as f32,
             offset: offset.clamp(-reach, reach) as i32,
             write_log_sum_exp: log_sum_exp.into(),
             query_first,
