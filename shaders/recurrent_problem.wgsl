@@ -81,7 +81,7 @@ fn length_of(row: u32) -> u32 {
 struct Moment {
     time: u32,
     // time is within the sequence, is its first one in this direction, its last one
-    active: bool,
+    inside: bool,
     first: bool,
     last: bool,
 }
@@ -122,7 +122,7 @@ fn initial_c(direction: u32, row: u32, unit: u32) -> f32 {
 
 // h before the step, from where the step before has left it
 fn previous_h(moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
-    if (moment.first || !moment.active) {
+    if (moment.first || !moment.inside) {
         return initial_h(direction, row, unit);
     }
     let time = select(moment.time - 1u, moment.time + 1u, is_reverse(direction));
@@ -133,7 +133,7 @@ fn previous_c(moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
     if (!HAS_CELL) {
         return 0.0;
     }
-    if (moment.first || !moment.active) {
+    if (moment.first || !moment.inside) {
         return initial_c(direction, row, unit);
     }
     return scratch[state_at(direction, row, unit)];
@@ -172,16 +172,16 @@ fn bias_n(direction: u32, unit: u32) -> f32 {
 
 // carries the new state of a unit to where the next step and the caller look for it
 fn store_state(moment: Moment, direction: u32, row: u32, unit: u32, state: State) {
-    if (moment.active && HAS_CELL) {
+    if (moment.inside && HAS_CELL) {
         scratch[state_at(direction, row, unit)] = state.c;
     }
     if (params.seq_len > 0u) {
         let at = output_at(moment.time, direction, row, unit);
-        output[at] = select(0.0, state.h, moment.active);
+        output[at] = select(0.0, state.h, moment.inside);
     }
     // a sequence of length 0 hands its initial state on, once
     let empty = length_of(row) == 0u && params.first_step == 0u;
-    if (moment.last && moment.active || empty) {
+    if (moment.last && moment.inside || empty) {
         let at = state_at(direction, row, unit);
         if (has(WRITE_H_N)) {
             h_n[params.h_n_first + at] = state.h;

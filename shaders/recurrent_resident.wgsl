@@ -78,7 +78,7 @@ fn recurrent_resident(
             if (b < BATCH && row < params.batch) {
                 let unit = pair % HIDDEN;
                 let moment = moment_of(params.first_step + s, row, direction);
-                if (moment.active) {
+                if (moment.inside) {
                     var gates_h: array<f32, NUM_GATES>;
                     // unroll
                     for (var g = 0u; g < NUM_GATES; g++) {

@@ -113,7 +113,7 @@ fn recurrent_stepped(
                 previous_h(moment, direction, row, own_unit),
                 previous_c(moment, direction, row, own_unit),
             );
-            if (moment.active) {
+            if (moment.inside) {
                 let x = gates_x(moment, direction, row, own_unit);
                 state = cell(x, gates_h, bias_n(direction, own_unit), state);
             }

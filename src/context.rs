@@ -274,12 +274,21 @@ impl Context {
                     reach: WINDOW_ALIGNMENT,
                 },
                 Operand::Slice { name, window } => {
-                    let slice = slices.iter().find(|(slot, _)| slot == name).map(|(_, slice)| *slice);
+                    let slice = slices
+                        .iter()
+                        .find(|(slot, _)| slot == name)
+                        .map(|(_, slice)| *slice);
                     let problem = "is needed and missing";
                     let slice = slice.ok_or(Error::Operand { name, problem })?;
                     let range = self.window(name, slice, window)?;
                     let reach = slice.offset() + slice.size();
-                    Window { name, access, buffer: slice.buffer(), range, reach }
+                    Window {
+                        name,
+                        access,
+                        buffer: slice.buffer(),
+                        range,
+                        reach,
+                    }
                 }
             });
         }
@@ -287,7 +296,11 @@ impl Context {
         let binding = |window: &Window<'a>| {
             // all of the caller's slice where it is alone in its buffer: a binding that ended with the
             // tensor would swallow a stray write just behind it, and no canary would see it
-            let alone = windows.iter().filter(|other| other.buffer == window.buffer).count() == 1;
+            let alone = windows
+                .iter()
+                .filter(|other| other.buffer == window.buffer)
+                .count()
+                == 1;
             let most = self.capabilities().storage_binding_size;
             let size = match alone {
                 true => (window.reach - window.range.start).min(most) & !3,
@@ -529,7 +542,10 @@ fn check_aliasing(windows: &[Window<'_>]) -> Result<bool, Error> {
             };
             let is_filler = a.name.is_empty() && b.name.is_empty();
             if !is_filler && a.range.start < b.range.end && b.range.start < a.range.end {
-                return Err(Error::Aliased { output: written.name, other: other.name });
+                return Err(Error::Aliased {
+                    output: written.name,
+                    other: other.name,
+                });
             }
             shared |= a.access != b.access;
         }

@@ -9,5 +9,7 @@ pub fn gemm<R: Real>(k: usize, n: usize, a: &[R], b: &[R], bias: Option<&[R]>) -
         let sum = products.fold(R::ZERO, |sum, product| sum + product);
         bias.map_or(sum, |bias| sum + bias[column])
     };
-    a.chunks_exact(k).flat_map(|row| (0..n).map(move |column| element(row, column))).collect()
+    a.chunks_exact(k)
+        .flat_map(|row| (0..n).map(move |column| element(row, column)))
+        .collect()
 }

@@ -66,7 +66,13 @@ pub fn recurrent<R: Real>(
     weights: &[Weights<R>],
     initial: Initial<'_, R>,
 ) -> Output<R> {
-    let Problem { cell, hidden_size, seq_len, batch, .. } = *problem;
+    let Problem {
+        cell,
+        hidden_size,
+        seq_len,
+        batch,
+        ..
+    } = *problem;
     let directions = problem.direction.count() as usize;
     let state = batch * hidden_size;
     let mut layer_input = input.to_vec();
@@ -85,7 +91,10 @@ pub fn recurrent<R: Real>(
                 let reverse = direction == 1 || problem.direction == Direction::Reverse;
                 let time = if reverse { seq_len - 1 - step } else { step };
                 for row in 0..batch {
-                    if initial.lengths.is_some_and(|lengths| time >= lengths[row] as usize) {
+                    if initial
+                        .lengths
+                        .is_some_and(|lengths| time >= lengths[row] as usize)
+                    {
                         continue;
                     }
                     let x = &layer_input[(time * batch + row) * width..][..width];
@@ -103,7 +112,11 @@ pub fn recurrent<R: Real>(
         }
         layer_input = output;
     }
-    Output { output: layer_input, h_n, c_n }
+    Output {
+        output: layer_input,
+        h_n,
+        c_n,
+    }
 }
 
 /// `h` and `c` of one row, from one step to the next.
@@ -112,7 +125,9 @@ fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [
     let gates_x = affine(&weights.weight_ih, x, &weights.bias_ih);
     let gates_h = affine(&weights.weight_hh, h, &weights.bias_hh);
     let clip = |x: R| match problem.clip {
-        Some(clip) => x.max(R::from_f64(-f64::from(clip))).min(R::from_f64(clip.into())),
+        Some(clip) => x
+            .max(R::from_f64(-f64::from(clip)))
+            .min(R::from_f64(clip.into())),
         None => x,
     };
     let sigmoid = |x: R| R::ONE / (R::ONE + (-x).exp());
@@ -124,7 +139,12 @@ fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [
             Cell::RnnTanh => h[unit] = sum(0).tanh(),
             Cell::RnnRelu => h[unit] = sum(0).max(R::ZERO),
             Cell::Lstm => {
-                let (i, f, g, o) = (sigmoid(sum(0)), sigmoid(sum(1)), sum(2).tanh(), sigmoid(sum(3)));
+                let (i, f, g, o) = (
+                    sigmoid(sum(0)),
+                    sigmoid(sum(1)),
+                    sum(2).tanh(),
+                    sigmoid(sum(3)),
+                );
                 c[unit] = f * c[unit] + i * g;
                 h[unit] = o * c[unit].tanh();
             }
