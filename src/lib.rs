@@ -1,10 +1,12 @@
 //! Attention and recurrence kernels in plain WGSL, for any GPU that wgpu reaches.
 
 mod attention;
+pub mod clock;
 mod context;
 mod error;
 mod gpu;
 pub mod kernel;
+pub mod peak;
 mod plan;
 pub mod reference;
 

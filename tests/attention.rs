@@ -83,7 +83,11 @@ impl Case {
         let query = random.normals(p.batch * p.num_heads * p.q_len * p.head_dim, self.magnitude);
         let key = random.normals(keys * p.head_dim, self.magnitude);
         // not around 0: the mean of a row's only element may vanish, and its relative error with it
-        let value = random.normals(keys * p.value_dim, 1.0).iter().map(|v| v + 0.7).collect();
+        let value = random
+            .normals(keys * p.value_dim, 1.0)
+            .iter()
+            .map(|v| v + 0.7)
+            .collect();
         [query, key, value]
     }
 }
