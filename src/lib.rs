@@ -1,11 +1,13 @@
 //! Attention and recurrence kernels in plain WGSL, for any GPU that wgpu reaches.
 
 mod attention;
+pub mod clock;
 mod context;
 mod error;
 mod gemm;
 mod gpu;
 pub mod kernel;
+pub mod peak;
 mod plan;
 mod recurrent;
 pub mod reference;
