@@ -1,10 +1,11 @@
-// gemm_broadcast: output = a b with one column per lane, for devices whose lanes are the registers of a
-// CPU. The elements of a are the same for all lanes; no workgroup memory, no barrier.
+// gemm_broadcast: output = a b with one column per lane, for devices whose lanes are the registers
+// of a CPU. The elements of a are the same for all lanes; no workgroup memory, no barrier.
 //
 // Every element is one sum over k in increasing order, whatever the tile.
 //
 // Layout      see gemm_problem.wgsl
-// Grid        one workgroup per ROWS x (WORKGROUP_SIZE * COLUMNS) elements, folded to two dimensions
+// Grid        one workgroup per ROWS x (WORKGROUP_SIZE * COLUMNS) elements, folded to two
+//             dimensions
 // Workgroup   WORKGROUP_SIZE invocations; invocation i computes columns i + c * WORKGROUP_SIZE
 // Memory      none
 // Holds       any k, m, n

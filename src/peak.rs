@@ -93,6 +93,17 @@ impl Peak {
 /// One candidate's figure, in 10^9 per second.
 type Figure = (f64, String, Source);
 
+/// What is launched to measure it, as data.
+pub fn dispatches() -> Vec<Dispatch> {
+    let products = FmaKernel::grid()
+        .into_iter()
+        .map(|kernel| kernel.dispatch(1));
+    let copies = CopyKernel::grid()
+        .into_iter()
+        .map(|kernel| kernel.dispatch(1024));
+    products.chain(copies).chain([counter()]).collect()
+}
+
 fn best<C>(
     candidates: &[C],
     mut measure: impl FnMut(&C) -> Result<Figure, Error>,
@@ -283,9 +294,8 @@ impl CopyKernel {
     }
 }
 
-fn dispatch_us(gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<(f64, Source), Error> {
-    let count = gpu.zeros("peak count", 4)?;
-    let dispatch = Dispatch {
+fn counter() -> Dispatch {
+    Dispatch {
         kernel: Kernel {
             name: "peak_dispatch",
             parts: &[DISPATCH],
@@ -298,9 +308,13 @@ fn dispatch_us(gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<(f64, Source)
         operands: vec![Operand::whole("count", 4)],
         grid: [1, 1, 1],
         steps: 1,
-    };
+    }
+}
+
+fn dispatch_us(gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<(f64, Source), Error> {
+    let count = gpu.zeros("peak count", 4)?;
     let slices = [("count", count.slice(..))];
-    let bound = gpu.context().bind(&[dispatch], &slices)?;
+    let bound = gpu.context().bind(&[counter()], &slices)?;
     let mut recorded = 0_u32;
     let timing = clock.measure(budget, |pass| {
         recorded += 1;

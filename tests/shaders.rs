@@ -1,50 +1,21 @@
 //! Every kernel in every form that a plan can choose, checked as text, without a GPU: it parses and validates,
 //! agrees with what the host says about it, keeps the device's limits, and translates for every backend.
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::plans;
 use gatefold::kernel::{Access, Constants, Kernel};
-use gatefold::{AttentionConfig, AttentionShape, Capabilities, Causal, Plan, Variant};
+use gatefold::{Capabilities, Plan, Variant};
 use naga::valid::{Capabilities as Abilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ScalarKind, StorageAccess, TypeInner, back};
 
 /// What each operation plans on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Plan>] = &[attention];
-
-fn attention(device: &Capabilities) -> Vec<Plan> {
-    const DIMS: [(u32, u32); 11] = [
-        (1, 1),
-        (7, 13),
-        (16, 16),
-        (33, 5),
-        (64, 64),
-        (80, 80),
-        (97, 40),
-        (64, 128),
-        (128, 128),
-        (192, 128),
-        (256, 256),
-    ];
-    let mut plans = Vec::new();
-    for (head_dim, value_dim) in DIMS {
-        for causal in [Causal::No, Causal::TopLeft] {
-            for variant in AttentionConfig::default().variants(device) {
-                let config = AttentionConfig {
-                    head_dim,
-                    value_dim: Some(value_dim),
-                    causal,
-                    variant: Some(variant),
-                    ..Default::default()
-                };
-                let shape = AttentionShape::new(2, 6, 2, 65, 129);
-                plans.push(config.plan(device, shape, true).unwrap());
-            }
-        }
-    }
-    plans
-}
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Plan>] =
+    &[plans::attention, plans::gemm, plans::peak, plans::recurrent];
 
 /// Devices that stand for the kinds there are: GPUs and CPUs, with subgroups of one size, of several or none.
 fn devices() -> Vec<Capabilities> {
