@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::tensors::Tensors;
 
 pub use launch::Launch;
+use recurrent::Op;
 
 /// One shape of one operation with its options, checked.
 pub trait Problem {
@@ -32,6 +33,11 @@ pub trait Problem {
 
     /// Steps of a recurrence, for times per step.
     fn steps(&self) -> Option<u64> {
+        None
+    }
+
+    /// How the steps of a recurrence are run.
+    fn tier(&self, _plan: &Plan) -> Option<&'static str> {
         None
     }
 
@@ -110,11 +116,19 @@ impl RunOp {
         match self {
             Self::Attention(op) => attention::from_tensors(&op.common, &op.options, tensors),
             Self::AdditiveAttention(_) => Err(Error::not_yet("additive-attention")),
-            Self::Rnn(op) => recurrent::from_tensors("rnn", &op.options),
-            Self::Lstm(op) => recurrent::from_tensors("lstm", &op.options),
-            Self::Gru(op) => recurrent::from_tensors("gru", &op.options),
+            Self::Rnn(op) => recurrent_problem(Op::Rnn, op, tensors),
+            Self::Lstm(op) => recurrent_problem(Op::Lstm, op, tensors),
+            Self::Gru(op) => recurrent_problem(Op::Gru, op, tensors),
         }
     }
+}
+
+fn recurrent_problem(
+    op: Op,
+    with: &With<RunCommon, recurrent::RunOptions>,
+    tensors: &Tensors,
+) -> Result<Box<dyn Problem>> {
+    recurrent::from_tensors(op, &with.common, &with.options, tensors)
 }
 
 #[derive(Debug, Subcommand)]
@@ -141,19 +155,23 @@ impl BenchOp {
     pub fn problems(&self) -> Result<Vec<Box<dyn Problem>>> {
         match self {
             Self::Attention(op) => attention::grid(&op.options),
-            Self::Rnn(op) => recurrent::grid("rnn", &op.options),
-            Self::Lstm(op) => recurrent::grid("lstm", &op.options),
-            Self::Gru(op) => recurrent::grid("gru", &op.options),
+            Self::Rnn(op) => recurrent::grid(Op::Rnn, &op.options),
+            Self::Lstm(op) => recurrent::grid(Op::Lstm, &op.options),
+            Self::Gru(op) => recurrent::grid(Op::Gru, &op.options),
         }
     }
 }
 
 /// What `verify` runs, with a name each.
 pub fn cases() -> Vec<(&'static str, Box<dyn Problem>)> {
-    attention::cases()
+    let mut cases = attention::cases();
+    cases.extend(recurrent::cases());
+    cases
 }
 
 /// Shapes of every day, for `info` to say what they run with.
 pub fn showcase() -> Vec<Box<dyn Problem>> {
-    attention::showcase()
+    let mut problems = attention::showcase();
+    problems.extend(recurrent::showcase());
+    problems
 }

@@ -44,6 +44,37 @@ impl Tensor {
         }
     }
 
+    /// The axes in another order: axis `i` of the result is axis `order[i]` of this.
+    pub fn permuted(&self, order: &[usize]) -> Self {
+        fn gather<T: Copy>(data: &[T], at: &[usize]) -> Vec<T> {
+            at.iter().map(|&at| data[at]).collect()
+        }
+        let shape: Vec<usize> = order.iter().map(|&axis| self.shape[axis]).collect();
+        let stride = |axis: usize| self.shape[axis + 1..].iter().product::<usize>();
+        let mut at = vec![0];
+        for (&axis, &len) in order.iter().zip(&shape) {
+            let stride = stride(axis);
+            let steps = |&start: &usize| (0..len).map(move |i| start + i * stride);
+            at = at.iter().flat_map(steps).collect();
+        }
+        let data = match &self.data {
+            Data::F32(data) => Data::F32(gather(data, &at)),
+            Data::F64(data) => Data::F64(gather(data, &at)),
+            Data::I64(data) => Data::I64(gather(data, &at)),
+            Data::Bool(data) => Data::Bool(gather(data, &at)),
+        };
+        Self { shape, data }
+    }
+
+    /// The values rounded to f32; none if they are no floats.
+    pub fn into_f32(self) -> Vec<f32> {
+        match self.data {
+            Data::F32(data) => data,
+            Data::F64(data) => data.iter().map(|&value| value as f32).collect(),
+            Data::I64(_) | Data::Bool(_) => Vec::new(),
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self.data {
             Data::F32(_) => "F32",
@@ -63,6 +94,20 @@ pub fn floats<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [f32]> {
             let kind = tensor.kind();
             Err(Error::usage(format_args!(
                 "{name}: type {kind}, expected F32, F16 or BF16"
+            )))
+        }
+    }
+}
+
+/// The values of the tensor `name` of whole numbers, which must be there.
+pub fn integers<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [i64]> {
+    let tensor = get(tensors, name)?;
+    match &tensor.data {
+        Data::I64(data) => Ok(data),
+        _ => {
+            let kind = tensor.kind();
+            Err(Error::usage(format_args!(
+                "{name}: type {kind}, expected I32 or I64"
             )))
         }
     }
@@ -211,6 +256,19 @@ mod tests {
         let minus_two = (-2_i32).to_le_bytes();
         assert_eq!(view(Dtype::I32, &minus_two).data, Data::I64(vec![-2]));
         assert_eq!(view(Dtype::U8, &[0, 3]).data, Data::Bool(vec![false, true]));
+    }
+
+    #[test]
+    fn axes_are_permuted() {
+        let tensor = Tensor::f32(&[2, 3, 1], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        let swapped = tensor.permuted(&[1, 2, 0]);
+        assert_eq!(swapped.shape, [3, 1, 2]);
+        assert_eq!(swapped.into_f32(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        let empty = Tensor::f32(&[0, 3], vec![]).permuted(&[1, 0]);
+        assert_eq!(
+            (empty.shape.as_slice(), empty.into_f32().len()),
+            (&[3, 0][..], 0)
+        );
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Launch {
 pub struct Output {
     name: &'static str,
     shape: Vec<usize>,
+    /// The axes in which it is handed out.
+    order: Option<&'static [usize]>,
     buffer: wgpu::Buffer,
 }
 
@@ -30,10 +32,24 @@ impl Output {
         let output = Self {
             name,
             shape: shape.to_vec(),
+            order: None,
             buffer,
         };
         output.poison(gpu);
         Ok(output)
+    }
+
+    /// As [`new`](Self::new), but handed out with its axes in another order.
+    pub fn permuted(
+        gpu: &Gpu,
+        name: &'static str,
+        shape: &[usize],
+        order: &'static [usize],
+    ) -> Result<Self> {
+        Ok(Self {
+            order: Some(order),
+            ..Self::new(gpu, name, shape)?
+        })
     }
 
     pub fn slice(&self) -> wgpu::BufferSlice<'_> {
@@ -57,7 +73,11 @@ impl Output {
             )));
         }
         let values = values.iter().map(|&word| f32::from_bits(word)).collect();
-        Ok(Tensor::f32(&self.shape, values))
+        let tensor = Tensor::f32(&self.shape, values);
+        Ok(match self.order {
+            Some(order) => tensor.permuted(order),
+            None => tensor,
+        })
     }
 }
 

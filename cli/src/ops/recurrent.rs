@@ -1,96 +1,315 @@
-//! RNN, LSTM and GRU: their flags, for now.
+//! RNN, LSTM and GRU over whole sequences, as far as the library has them.
 
-use clap::{Args, ValueEnum};
+mod call;
+mod check;
+mod grid;
+mod keras;
+mod onnx;
+mod options;
+mod pytorch;
 
-use super::Problem;
-use crate::args::finite;
-use crate::args::list::List;
-use crate::error::{Error, Result};
+use gatefold::reference::compare::Difference;
+use gatefold::reference::recurrent as reference;
+use gatefold::{
+    Capabilities, Cell, Given, Gpu, Plan, Recurrent as Operation, RecurrentBuffers,
+    RecurrentConfig, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
+};
+use serde_json::{Value, json};
 
-#[derive(Debug, Args)]
-pub struct RunOptions {
-    /// Input and output are [batch, seq_len, ...]
-    #[arg(long)]
-    pub batch_first: bool,
-    #[arg(long, value_enum, default_value_t)]
-    pub nonlinearity: Nonlinearity,
-    /// Whose names and layouts the tensors have
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
-    /// Bound the inputs of the activations (ONNX)
-    #[arg(long, value_parser = finite)]
-    pub clip: Option<f32>,
-    /// Couple the forget gate to the input gate (ONNX)
-    #[arg(long)]
-    pub input_forget: bool,
-    /// Whether the GRU's reset gate acts after the recurrent product (ONNX)
-    #[arg(long, value_name = "0|1", value_parser = clap::value_parser!(u8).range(0..=1))]
-    pub linear_before_reset: Option<u8>,
-    /// Activations of the gates, per direction (ONNX)
-    #[arg(long, value_delimiter = ',')]
-    pub activations: Option<Vec<String>>,
-    /// Direction (ONNX)
-    #[arg(long, value_enum)]
-    pub direction: Option<Direction>,
-    /// Force a way to carry the state from step to step
-    #[arg(long, value_enum)]
-    pub tier: Option<Tier>,
+use super::launch::Output;
+use super::{Launch, Problem};
+use crate::args::RunCommon;
+use crate::error::Result;
+use crate::tensors::{Tensor, Tensors};
+use call::Call;
+use options::Format;
+
+pub use grid::{cases, grid, showcase};
+pub use options::{BenchOptions, RunOptions};
+
+/// The operation on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    Rnn,
+    Lstm,
+    Gru,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Nonlinearity {
-    #[default]
-    Tanh,
-    Relu,
+impl Op {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rnn => "rnn",
+            Self::Lstm => "lstm",
+            Self::Gru => "gru",
+        }
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
-    #[default]
-    Pytorch,
-    Onnx,
-    Keras,
+#[derive(Debug, Clone, Copy)]
+struct Recurrent {
+    op: Op,
+    config: RecurrentConfig,
+    shape: RecurrentShape,
+    given: Given,
+    bias: bool,
+    format: Format,
+    batch_first: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Direction {
-    Forward,
-    Reverse,
-    Bidirectional,
+/// An output as the device has it and as it is handed out: with its axes in another order.
+struct Wanted {
+    name: &'static str,
+    shape: Vec<usize>,
+    order: &'static [usize],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Tier {
-    Stepped,
-    Resident,
-    Persistent,
+/// The problem that the flags and tensors of `run` pose.
+pub fn from_tensors(
+    op: Op,
+    common: &RunCommon,
+    options: &RunOptions,
+    tensors: &Tensors,
+) -> Result<Box<dyn Problem>> {
+    let problem = match options.format {
+        Format::Pytorch => pytorch::problem(op, common, options, tensors)?,
+        Format::Onnx => onnx::problem(op, common, options, tensors)?,
+        Format::Keras => keras::problem(op, common, options, tensors)?,
+    };
+    problem.possible()?;
+    Ok(Box::new(problem))
 }
 
-#[derive(Debug, Args)]
-pub struct BenchOptions {
-    #[arg(long)]
-    pub batch: Vec<List>,
-    #[arg(long)]
-    pub seq_len: Vec<List>,
-    #[arg(long)]
-    pub input_size: Vec<List>,
-    #[arg(long)]
-    pub hidden_size: Vec<List>,
-    #[arg(long)]
-    pub layers: Vec<List>,
-    #[arg(long)]
-    pub bidirectional: bool,
-    #[arg(long, value_enum, default_value_t)]
-    pub nonlinearity: Nonlinearity,
-    /// Force a way to carry the state from step to step
-    #[arg(long, value_enum)]
-    pub tier: Option<Tier>,
+impl Recurrent {
+    fn forced(&self, variant: Option<Variant>) -> RecurrentConfig {
+        RecurrentConfig {
+            variant,
+            ..self.config
+        }
+    }
+
+    /// A shape that no device can run is a mistake of the user's: known before a device is opened.
+    fn possible(&self) -> Result<()> {
+        match self.plan(&Capabilities::floor(), None) {
+            Err(error @ gatefold::Error::Shape { .. }) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn has_cell_state(&self) -> bool {
+        self.config.cell == Cell::Lstm
+    }
+
+    fn reference(&self) -> reference::Problem {
+        let (shape, config) = (&self.shape, &self.config);
+        reference::Problem {
+            cell: config.cell,
+            input_size: config.input_size as usize,
+            hidden_size: config.hidden_size as usize,
+            num_layers: config.num_layers as usize,
+            direction: config.direction,
+            clip: config.clip,
+            seq_len: shape.seq_len as usize,
+            batch: shape.batch as usize,
+        }
+    }
+
+    fn call(&self, inputs: &Tensors) -> Result<Call> {
+        match self.format {
+            Format::Pytorch => pytorch::call(self, inputs),
+            Format::Onnx => onnx::call(self, inputs),
+            Format::Keras => keras::call(self, inputs),
+        }
+    }
+
+    /// `output`, `h_n` and, of an LSTM, `c_n`, under the format's names.
+    fn outputs(&self) -> Vec<Wanted> {
+        let p = self.reference();
+        let directions = p.direction.count() as usize;
+        let states = vec![p.num_layers * directions, p.batch, p.hidden_size];
+        let joined = vec![p.seq_len, p.batch, directions * p.hidden_size];
+        let apart = vec![p.seq_len, p.batch, directions, p.hidden_size];
+        let (names, output, order): (_, _, &[usize]) = match (self.format, self.batch_first) {
+            (Format::Onnx, false) => (["Y", "Y_h", "Y_c"], apart, &[0, 2, 1, 3]),
+            (Format::Onnx, true) => (["Y", "Y_h", "Y_c"], apart, &[1, 0, 2, 3]),
+            (_, false) => (["output", "h_n", "c_n"], joined, &[0, 1, 2]),
+            (_, true) => (["output", "h_n", "c_n"], joined, &[1, 0, 2]),
+        };
+        let state_order: &[usize] = match (self.format, self.batch_first) {
+            (Format::Onnx, true) => &[1, 0, 2],
+            _ => &[0, 1, 2],
+        };
+        let wanted = |name, shape: &[usize], order| Wanted {
+            name,
+            shape: shape.to_vec(),
+            order,
+        };
+        let [output_name, h_n, c_n] = names;
+        let mut all = vec![
+            wanted(output_name, &output, order),
+            wanted(h_n, &states, state_order),
+        ];
+        if self.has_cell_state() {
+            all.push(wanted(c_n, &states, state_order));
+        }
+        all
+    }
 }
 
-pub fn from_tensors(op: &'static str, _options: &RunOptions) -> Result<Box<dyn Problem>> {
-    Err(Error::not_yet(op))
+impl Problem for Recurrent {
+    fn op(&self) -> &'static str {
+        self.op.name()
+    }
+
+    fn shape(&self) -> Vec<(&'static str, Value)> {
+        let (shape, config) = (&self.shape, &self.config);
+        let directions = config.direction.count();
+        let nonlinearity = match config.cell {
+            Cell::RnnTanh => json!("tanh"),
+            Cell::RnnRelu => json!("relu"),
+            _ => Value::Null,
+        };
+        vec![
+            ("batch", json!(shape.batch)),
+            ("seq_len", json!(shape.seq_len)),
+            ("input_size", json!(config.input_size)),
+            ("hidden_size", json!(config.hidden_size)),
+            ("layers", json!(config.num_layers)),
+            ("bidirectional", json!(directions == 2)),
+            ("nonlinearity", nonlinearity),
+        ]
+    }
+
+    fn options(&self) -> Vec<String> {
+        let config = &self.config;
+        let relu = (config.cell == Cell::RnnRelu).then(|| "--nonlinearity=relu".to_owned());
+        let clip = config.clip.map(|clip| format!("--clip={clip}"));
+        let tier = config.tier.map(|tier| format!("--tier={}", tier.name()));
+        relu.into_iter().chain(clip).chain(tier).collect()
+    }
+
+    fn steps(&self) -> Option<u64> {
+        Some(self.shape.seq_len.into())
+    }
+
+    fn tier(&self, plan: &Plan) -> Option<&'static str> {
+        let kernels = plan.dispatches.iter().map(|dispatch| dispatch.kernel);
+        let tier = |stepped| {
+            if stepped {
+                Tier::Stepped
+            } else {
+                Tier::Resident
+            }
+        };
+        kernels
+            .filter(|kernel| kernel.name.starts_with("recurrent_"))
+            .map(|kernel| tier(kernel.stepped).name())
+            .next()
+    }
+
+    fn variants(&self, capabilities: &Capabilities) -> Vec<Variant> {
+        match self.config.tier {
+            // its kernel is the same in all variants
+            Some(Tier::Stepped) => vec![Variant::Portable],
+            _ => self.config.variants(capabilities).collect(),
+        }
+    }
+
+    fn plan(
+        &self,
+        capabilities: &Capabilities,
+        variant: Option<Variant>,
+    ) -> Result<Plan, gatefold::Error> {
+        self.forced(variant)
+            .plan(capabilities, self.shape, self.given)
+    }
+
+    fn random(&self, seed: u64) -> Tensors {
+        grid::random(self, seed)
+    }
+
+    fn launch(&self, gpu: &Gpu, variant: Option<Variant>, inputs: &Tensors) -> Result<Launch> {
+        let plan = self.plan(gpu.context().capabilities(), variant)?;
+        let op = Operation::new(gpu.context(), self.forced(variant))?;
+        let call = self.call(inputs)?;
+        let packed = pack(gpu, &op, &call)?;
+        let input = gpu.upload("input", &call.input)?;
+        let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
+        let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
+        let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
+        let poison = vec![f32::NAN; plan.scratch_size as usize / 4];
+        let scratch = gpu.upload("scratch", &poison)?;
+        let outputs: Vec<Output> = self
+            .outputs()
+            .iter()
+            .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
+            .collect::<Result<_>>()?;
+        let buffers = RecurrentBuffers {
+            h_0: h_0.as_ref().map(|buffer| buffer.slice(..)),
+            c_0: c_0.as_ref().map(|buffer| buffer.slice(..)),
+            lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
+            h_n: Some(outputs[1].slice()),
+            c_n: outputs.get(2).map(Output::slice),
+            ..RecurrentBuffers::new(
+                input.slice(..),
+                packed.slice(..),
+                outputs[0].slice(),
+                scratch.slice(..),
+            )
+        };
+        let bound = op.bind(self.shape, buffers)?;
+        Ok(Launch::new(plan, bound, outputs))
+    }
+
+    fn truth(&self, inputs: &Tensors) -> Result<Tensors> {
+        let truth = self.call(inputs)?.reference::<f64>(&self.reference());
+        let values = [truth.output, truth.h_n, truth.c_n];
+        let tensors = self.outputs().into_iter().zip(values);
+        Ok(tensors
+            .map(|(wanted, values)| {
+                let tensor = Tensor::f64(&wanted.shape, values).permuted(wanted.order);
+                (wanted.name.to_owned(), tensor)
+            })
+            .collect())
+    }
+
+    fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
+        check::check(self, inputs, got)
+    }
 }
 
-pub fn grid(op: &'static str, _options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
-    Err(Error::not_yet(op))
+fn upload<T: bytemuck::Pod>(
+    gpu: &Gpu,
+    name: &str,
+    values: Option<&[T]>,
+) -> Result<Option<wgpu::Buffer>> {
+    Ok(values.map(|values| gpu.upload(name, values)).transpose()?)
+}
+
+/// The weights on the device, in the kernels' layout.
+fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
+    let mut buffers = Vec::new();
+    for weights in &call.weights {
+        let upload = |values: &[f32]| gpu.upload("weights", values);
+        buffers.push([
+            upload(&weights.weight_ih)?,
+            upload(&weights.weight_hh)?,
+            upload(&weights.bias_ih)?,
+            upload(&weights.bias_hh)?,
+        ]);
+    }
+    let with_bias = |weights: &reference::Weights<f32>| !weights.bias_ih.is_empty();
+    let weights: Vec<_> = buffers
+        .iter()
+        .zip(&call.weights)
+        .map(
+            |([weight_ih, weight_hh, bias_ih, bias_hh], weights)| RecurrentWeights {
+                weight_ih: weight_ih.slice(..),
+                weight_hh: weight_hh.slice(..),
+                bias: with_bias(weights).then(|| (bias_ih.slice(..), bias_hh.slice(..))),
+            },
+        )
+        .collect();
+    let packed = gpu.zeros("packed", op.packed_size())?;
+    gpu.run(|pass| op.pack_weights(pass, &weights, packed.slice(..)))?;
+    Ok(packed)
 }
