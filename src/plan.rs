@@ -14,6 +14,9 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Portable, Self::Subgroup];
+
     /// Those that a device with `capabilities` can run, best first.
     pub fn available(capabilities: &Capabilities) -> impl Iterator<Item = Self> + use<> {
         let subgroups = capabilities.lanes_within_subgroup(4) == 4;
