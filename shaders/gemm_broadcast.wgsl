@@ -1,10 +1,11 @@
-// gemm_broadcast: output = a b with columns across the lanes, for devices whose lanes are the registers of
-// a CPU. The elements of a are the same for all lanes and reach them through rows_at.
+// gemm_broadcast: output = a b with columns across the lanes, for devices whose lanes are the
+// registers of a CPU. The elements of a are the same for all lanes and reach them through rows_at.
 //
 // Every element is one sum over k in increasing order, whatever the tile.
 //
 // Layout      see gemm_problem.wgsl
-// Grid        one workgroup per ROWS x (WORKGROUP_SIZE * COLUMNS) elements, folded to two dimensions
+// Grid        one workgroup per ROWS x (WORKGROUP_SIZE * COLUMNS) elements, folded to two
+//             dimensions
 // Workgroup   WORKGROUP_SIZE invocations; invocation i computes columns i + c * WORKGROUP_SIZE
 // Memory      none, no barrier
 // Holds       any k, m, n; what the rows part asks for

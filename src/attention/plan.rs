@@ -480,6 +480,9 @@ fn check(shape: &AttentionShape) -> Result<(), Error> {
     Ok(())
 }
 
+/// The batch rows and key/value heads of one dispatch.
+type Chunk = (Range<u64>, Range<u64>);
+
 /// The five tensors of a call.
 struct Tensors {
     query: Tensor,
@@ -528,11 +531,7 @@ impl Tensors {
 
     /// Cuts the batch, and below it the key/value heads, so that each tensor's part fits one binding and
     /// the grid and all indices fit 32 bits.
-    fn chunks(
-        &self,
-        shape: &AttentionShape,
-        binding_size: u64,
-    ) -> Result<Vec<(Range<u64>, Range<u64>)>, Error> {
+    fn chunks(&self, shape: &AttentionShape, binding_size: u64) -> Result<Vec<Chunk>, Error> {
         let (batch, kv_heads) = (u64::from(shape.batch), u64::from(shape.num_kv_heads));
         let group = u64::from(shape.num_heads / shape.num_kv_heads);
         // a window is widened by less than one alignment
