@@ -9,9 +9,10 @@
 //
 // Layout      see attention_problem.wgsl
 // Grid        one workgroup per QUERY_TILE rows of one head, folded to two dimensions
-// Workgroup   THREADS_X * THREADS_Y invocations; invocation (x, y) computes rows y + r * THREADS_Y of
-//             the tile, and of each row the scores of keys 4x .. 4x + 3 and every THREADS_X-th vector of
-//             the output from x on: a block of ROWS x 4 scores and ROWS x VALUE_VECTORS vectors, in registers
+// Workgroup   THREADS_X * THREADS_Y invocations; invocation (x, y) computes rows
+//             y + r * THREADS_Y of the tile, and of each row the scores of keys 4x .. 4x + 3 and
+//             every THREADS_X-th vector of the output from x on: in registers, a block of
+//             ROWS x 4 scores and ROWS x VALUE_VECTORS vectors
 // Memory      wg_stage: a chunk of the queries and keys, then of the values; wg_weights: exp(s - m)
 // Holds       ROWS == 4 * ROW_VECTORS; THREADS_X is a power of two; CHUNK % 4 == 0;
 //             VALUE_VECTORS * THREADS_X * 4 >= VALUE_DIM; VALUE_KEYS % 4 == 0 divides KEY_TILE
@@ -159,7 +160,8 @@ fn attention(
                 let k = key_start + first_key + i / VALUE_PITCH;
                 var staged = vec4<f32>();
                 if (k < tile.key_end) {
-                    staged = value_vector(tile.value + k * params.value_token, 4u * (i % VALUE_PITCH));
+                    let first = tile.value + k * params.value_token;
+                    staged = value_vector(first, 4u * (i % VALUE_PITCH));
                 }
                 wg_stage[i] = staged;
                 if (CAUSAL && is_nonfinite(staged)) {

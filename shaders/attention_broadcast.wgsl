@@ -1,8 +1,9 @@
 // attention_broadcast: attention with whole rows in one invocation, for devices whose lanes are the
 // registers of a CPU. Same result as attention.wgsl.
 //
-// Every invocation holds the queries and accumulators of four rows, as the components of vectors; keys
-// and values are the same for all of them and reach them KEYS at a time through keys_at and values_at.
+// Every invocation holds the queries and accumulators of four rows, as the components of vectors;
+// keys and values are the same for all of them and reach them KEYS at a time through keys_at and
+// values_at.
 // Formulas and source as in attention.wgsl.
 //
 // Layout      see attention_problem.wgsl
@@ -11,7 +12,8 @@
 // Memory      that of the broadcast part
 // Holds       what the broadcast part asks for
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
-// Parts       common.wgsl, attention_problem.wgsl, broadcast_workgroup.wgsl or broadcast_subgroup.wgsl
+// Parts       common.wgsl, attention_problem.wgsl,
+//             broadcast_workgroup.wgsl or broadcast_subgroup.wgsl
 
 const QUERY_TILE: u32 = 4u * WORKGROUP_SIZE;
 

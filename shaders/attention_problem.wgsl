@@ -1,9 +1,9 @@
-// attention_problem: the bindings, parameters and index arithmetic that all forward kernels of attention
-// share.
+// attention_problem: the bindings, parameters and index arithmetic that all forward kernels of
+// attention share.
 //
-// Scores are scale * dot(query_i, key_j). With CAUSAL, query i may attend key j when j <= i + offset.
-// Query head h reads key/value head h / group_size. A row that may attend nothing gives output 0 and
-// log_sum_exp -infinity.
+// Scores are scale * dot(query_i, key_j). With CAUSAL, query i may attend key j when
+// j <= i + offset. Query head h reads key/value head h / group_size. A row that may attend nothing
+// gives output 0 and log_sum_exp -infinity.
 //
 // Layout: each tensor by its strides in elements; the last axis is contiguous.
 //     query        [batch, num_heads,    q_len,  HEAD_DIM]

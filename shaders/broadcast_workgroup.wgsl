@@ -1,5 +1,5 @@
-// broadcast_workgroup: KEYS keys and values at a time for all invocations, through workgroup memory. Same
-// names as broadcast_subgroup.wgsl.
+// broadcast_workgroup: KEYS keys and values at a time for all invocations, through workgroup
+// memory. Same names as broadcast_subgroup.wgsl.
 
 struct Lane {
     @builtin(local_invocation_index) index: u32,
@@ -15,7 +15,8 @@ fn stage(lane: Lane, tile: Tile, key_start: u32) {
     workgroupBarrier();
     for (var i = lane.index; i < KEYS * HEAD_DIM; i += WORKGROUP_SIZE) {
         let k = min(key_start + i / HEAD_DIM, tile.key_end - 1u);
-        wg_key[i % HEAD_DIM * KEYS + i / HEAD_DIM] = key[tile.key + k * params.key_token + i % HEAD_DIM];
+        wg_key[i % HEAD_DIM * KEYS + i / HEAD_DIM] =
+            key[tile.key + k * params.key_token + i % HEAD_DIM];
     }
     for (var i = lane.index; i < KEYS * VALUE_DIM; i += WORKGROUP_SIZE) {
         let k = min(key_start + i / VALUE_DIM, tile.key_end - 1u);

@@ -263,49 +263,56 @@ impl Context {
         dispatch: &Dispatch,
         slices: &[(&'static str, wgpu::BufferSlice<'a>)],
     ) -> Result<(Vec<wgpu::BufferBinding<'a>>, bool), Error> {
-        let mut bindings = Vec::with_capacity(dispatch.operands.len());
-        let mut bound: Vec<(&'static str, Access, &wgpu::Buffer, Range<u64>)> = Vec::new();
+        let mut windows = Vec::with_capacity(dispatch.operands.len());
         for (operand, &access) in dispatch.operands.iter().zip(dispatch.kernel.storage) {
-            let (buffer, range) = match operand {
-                Operand::Unused => (self.filler(access), 0..WINDOW_ALIGNMENT),
+            windows.push(match operand {
+                Operand::Unused => Window {
+                    name: "",
+                    access,
+                    buffer: self.filler(access),
+                    range: 0..WINDOW_ALIGNMENT,
+                    reach: WINDOW_ALIGNMENT,
+                },
                 Operand::Slice { name, window } => {
-                    let slice = slices.iter().find(|(slot, _)| slot == name);
-                    let slice = slice
-                        .ok_or(Error::Operand {
-                            name,
-                            problem: "is needed and missing",
-                        })?
-                        .1;
+                    let slice = slices
+                        .iter()
+                        .find(|(slot, _)| slot == name)
+                        .map(|(_, slice)| *slice);
+                    let problem = "is needed and missing";
+                    let slice = slice.ok_or(Error::Operand { name, problem })?;
                     let range = self.window(name, slice, window)?;
-                    bound.push((name, access, slice.buffer(), range.clone()));
-                    (slice.buffer(), range)
+                    let reach = slice.offset() + slice.size();
+                    Window {
+                        name,
+                        access,
+                        buffer: slice.buffer(),
+                        range,
+                        reach,
+                    }
                 }
-            };
-            bindings.push(wgpu::BufferBinding {
-                buffer,
-                offset: range.start,
-                size: wgpu::BufferSize::new(range.end - range.start),
             });
         }
-        let mut shared = false;
-        for (i, (name, access, buffer, range)) in bound.iter().enumerate() {
-            for (other, other_access, other_buffer, other_range) in &bound[..i] {
-                let written = *access == Access::Write || *other_access == Access::Write;
-                if !written || buffer != other_buffer {
-                    continue;
-                }
-                if range.start < other_range.end && other_range.start < range.end {
-                    let (output, other) = if *access == Access::Write {
-                        (*name, *other)
-                    } else {
-                        (*other, *name)
-                    };
-                    return Err(Error::Aliased { output, other });
-                }
-                shared = true;
+        let shared = check_aliasing(&windows)?;
+        let binding = |window: &Window<'a>| {
+            // all of the caller's slice where it is alone in its buffer: a binding that ended with the
+            // tensor would swallow a stray write just behind it, and no canary would see it
+            let alone = windows
+                .iter()
+                .filter(|other| other.buffer == window.buffer)
+                .count()
+                == 1;
+            let most = self.capabilities().storage_binding_size;
+            let size = match alone {
+                true => (window.reach - window.range.start).min(most) & !3,
+                false => window.range.end - window.range.start,
+            };
+            wgpu::BufferBinding {
+                buffer: window.buffer,
+                offset: window.range.start,
+                size: wgpu::BufferSize::new(size),
             }
-        }
-        Ok((bindings, shared))
+        };
+        Ok((windows.iter().map(binding).collect(), shared))
     }
 
     /// The bytes of the buffer that `window` of `slice` spans.
@@ -512,6 +519,38 @@ fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }
+}
+
+/// What one storage binding needs of a buffer, and how far the caller's slice reaches.
+struct Window<'a> {
+    name: &'static str,
+    access: Access,
+    buffer: &'a wgpu::Buffer,
+    range: Range<u64>,
+    reach: u64,
+}
+
+/// Whether some buffer is both read and written, in places that do not overlap.
+fn check_aliasing(windows: &[Window<'_>]) -> Result<bool, Error> {
+    let mut shared = false;
+    for (i, a) in windows.iter().enumerate() {
+        for b in windows[..i].iter().filter(|b| b.buffer == a.buffer) {
+            let (written, other) = match (a.access, b.access) {
+                (Access::Read, Access::Read) => continue,
+                (Access::Write, _) => (a, b),
+                (Access::Read, Access::Write) => (b, a),
+            };
+            let is_filler = a.name.is_empty() && b.name.is_empty();
+            if !is_filler && a.range.start < b.range.end && b.range.start < a.range.end {
+                return Err(Error::Aliased {
+                    output: written.name,
+                    other: other.name,
+                });
+            }
+            shared |= a.access != b.access;
+        }
+    }
+    Ok(shared)
 }
 
 fn uniform_stride(dispatch: &Dispatch) -> u64 {

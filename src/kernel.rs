@@ -210,14 +210,14 @@ fn loop_at<'a, 't>(
 /// Declares a kernel's `Params`: a `Pod` struct of four-byte scalars and, as `FIELDS`, the names and WGSL
 /// types that `tests/shaders.rs` compares with the struct in the shader.
 macro_rules! params {
-    ($(#[$meta:meta])* struct $name:ident { $($field:ident: $type:ident,)* }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($field:ident: $type:ident,)* }) => {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-        struct $name { $($field: $type,)* }
+        $vis struct $name { $($field: $type,)* }
 
         impl $name {
-            const FIELDS: &'static [(&'static str, &'static str)] =
+            pub const FIELDS: &'static [(&'static str, &'static str)] =
                 &[$((stringify!($field), stringify!($type)),)*];
         }
     };

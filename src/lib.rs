@@ -4,15 +4,22 @@ mod attention;
 pub mod clock;
 mod context;
 mod error;
+mod gemm;
 mod gpu;
 pub mod kernel;
 pub mod peak;
 mod plan;
+mod recurrent;
 pub mod reference;
 
 pub use attention::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Causal, Layout};
 pub use context::{Bound, Capabilities, Checks, Context};
 pub use error::Error;
+pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
 pub use plan::{Plan, Variant};
+pub use recurrent::{
+    Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
+    RecurrentWeights, Tier,
+};
 pub use wgpu;

@@ -5,6 +5,8 @@
 
 pub mod attention;
 pub mod compare;
+pub mod gemm;
+pub mod recurrent;
 
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
@@ -37,6 +39,8 @@ pub trait Real:
     fn tanh(self) -> Self;
     /// the larger of the two
     fn max(self, other: Self) -> Self;
+    /// the smaller of the two
+    fn min(self, other: Self) -> Self;
 }
 
 macro_rules! real {
@@ -62,6 +66,9 @@ macro_rules! real {
             }
             fn max(self, other: Self) -> Self {
                 $type::max(self, other)
+            }
+            fn min(self, other: Self) -> Self {
+                $type::min(self, other)
             }
         }
     };

@@ -209,6 +209,12 @@ impl Tile {
     }
 }
 
+/// More than any machine holds, and sums of a few such numbers fit 64 bits.
+const MAX_ELEMENTS: u128 = 1 << 56;
+
+/// More launches than any call needs whose tensors fit a machine: each but the last fills a binding.
+const MAX_DISPATCHES: u64 = 1 << 16;
+
 /// Strides and lengths of one tensor.
 #[derive(Debug, Clone, Copy)]
 struct Tensor {
@@ -223,9 +229,11 @@ struct Tensor {
 impl Tensor {
     fn new(name: &'static str, layout: Layout, heads: u32, len: u32, dim: u32) -> Self {
         let [heads, len, dim] = [heads, len, dim].map(u64::from);
+        // of a contiguous tensor that is too large for 64 bits, `is_addressable` sees the largest number
+        let all = heads.saturating_mul(len * dim);
         let (batch, head, token) = match layout {
-            Layout::Bhsd => (heads * len * dim, len * dim, dim),
-            Layout::Bshd => (heads * len * dim, dim, heads * dim),
+            Layout::Bhsd => (all, len * dim, dim),
+            Layout::Bshd => (all, dim, heads * dim),
             Layout::Strides { batch, head, token } => (batch.into(), head.into(), token.into()),
         };
         Self {
@@ -236,6 +244,25 @@ impl Tensor {
             len,
             dim,
         }
+    }
+
+    /// Whether 64 bits can number its bytes, with room for sums.
+    fn check_addressable(&self, batch: u64, heads: u64) -> Result<(), Error> {
+        let axes = [
+            (self.batch, batch),
+            (self.head, heads),
+            (self.token, self.len),
+        ];
+        let reach = |(stride, len)| u128::from(stride) * u128::from(u64::max(len, 1));
+        let elements: u128 = axes.into_iter().map(reach).sum();
+        if elements > MAX_ELEMENTS {
+            return Err(Error::Limit {
+                limit: "max_buffer_size",
+                needed: u64::try_from(4 * elements).unwrap_or(u64::MAX),
+                allowed: 4 * MAX_ELEMENTS as u64,
+            });
+        }
+        Ok(())
     }
 
     /// The elements of `heads` of `batches`, from the first to the last.
@@ -386,7 +413,7 @@ impl AttentionConfig {
             u64::from(num_tiles) * u64::from(num_heads) * (batches.end - batches.start);
         let scale = self
             .scale
-            .unwrap_or_else(|| 1.0 / (self.head_dim as f32).sqrt());
+            .map_or_else(|| f64::from(self.head_dim).sqrt().recip(), f64::from);
         // any offset beyond the lengths means the same as one at them
         let reach = i64::from(shape.q_len.max(shape.kv_len)) + 1;
         let offset = self.causal.offset(shape.q_len, shape.kv_len).unwrap_or(0);
@@ -397,7 +424,7 @@ impl AttentionConfig {
             group_size,
             num_tiles,
             num_groups: num_groups as u32,
-            scale_log2: scale * std::f32::consts::LOG2_E,
+            scale_log2: (scale * std::f64::consts::LOG2_E) as f32,
             offset: offset.clamp(-reach, reach) as i32,
             write_log_sum_exp: log_sum_exp.into(),
             query_first,
@@ -442,9 +469,12 @@ impl Causal {
         let Some(offset) = self.offset(q_len, kv_len) else {
             return f64::from(q_len) * f64::from(kv_len);
         };
-        (0..i64::from(q_len))
-            .map(|i| (i + offset + 1).clamp(0, kv_len.into()) as f64)
-            .sum()
+        let (q_len, kv_len) = (i64::from(q_len), i64::from(kv_len));
+        // row i may attend i + offset + 1 keys: none before row `empty`, all from row `full` on
+        let empty = (-offset).clamp(0, q_len);
+        let full = (kv_len - offset - 1).clamp(empty, q_len);
+        let partly = (full - empty) * (empty + full + 2 * offset + 1) / 2;
+        (partly + (q_len - full) * kv_len) as f64
     }
 }
 
@@ -492,10 +522,14 @@ impl Tensors {
     }
 
     fn check(&self, shape: &AttentionShape) -> Result<(), Error> {
-        if !self
-            .output
-            .is_injective(shape.batch.into(), shape.num_heads.into())
-        {
+        let (batch, heads) = (shape.batch.into(), shape.num_heads.into());
+        for tensor in [&self.query, &self.output, &self.log_sum_exp] {
+            tensor.check_addressable(batch, heads)?;
+        }
+        for tensor in [&self.key, &self.value] {
+            tensor.check_addressable(batch, shape.num_kv_heads.into())?;
+        }
+        if !self.output.is_injective(batch, heads) {
             let expected = "strides under which no two elements share a place";
             return Err(Error::shape(
                 "output_layout token stride",
@@ -543,6 +577,7 @@ impl Tensors {
         };
         let batches_each = most(batch, &|batches| largest(batches, kv_heads) <= allowed);
         if batches_each > 0 {
+            check_dispatches(batch.div_ceil(batches_each))?;
             return Ok(ranges(batch, batches_each)
                 .map(|range| (range, 0..kv_heads))
                 .collect());
@@ -555,9 +590,21 @@ impl Tensors {
                 allowed,
             });
         }
+        check_dispatches(batch.saturating_mul(kv_heads.div_ceil(heads_each)))?;
         let heads = move |row| ranges(kv_heads, heads_each).map(move |heads| (row..row + 1, heads));
         Ok((0..batch).flat_map(heads).collect())
     }
+}
+
+fn check_dispatches(count: u64) -> Result<(), Error> {
+    if count > MAX_DISPATCHES {
+        return Err(Error::Limit {
+            limit: "launches of one call",
+            needed: count,
+            allowed: MAX_DISPATCHES,
+        });
+    }
+    Ok(())
 }
 
 /// `0..count` in pieces of `each`.

@@ -19,8 +19,8 @@ pub struct Problem {
     pub head_dim: usize,
     /// Length of values.
     pub value_dim: usize,
-    /// Factor of the scores.
-    pub scale: f32,
+    /// Factor of the scores; in f64, so that the truth has `1 / sqrt(head_dim)` itself.
+    pub scale: f64,
     /// Query `i` attends key `j` when `j <= i + offset`; `None`: always.
     pub causal: Option<i64>,
 }
@@ -46,7 +46,7 @@ pub fn attention<R: Real>(problem: &Problem, query: &[R], key: &[R], value: &[R]
         value_dim,
         ..
     } = *problem;
-    let scale = R::from_f64(problem.scale.into());
+    let scale = R::from_f64(problem.scale);
     let mut output = Vec::with_capacity(batch * num_heads * q_len * value_dim);
     let mut log_sum_exp = Vec::with_capacity(batch * num_heads * q_len);
     for bh in 0..batch * num_heads {

@@ -1,6 +1,9 @@
 //! What the tests of all operations share: the device, its variants, inputs, poisoned outputs.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod attention;
+pub mod recurrent;
+
 use std::sync::OnceLock;
 
 use gatefold::{Capabilities, Checks, Gpu};

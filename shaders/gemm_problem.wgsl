@@ -1,0 +1,53 @@
+// gemm_problem: the bindings, parameters and index arithmetic that both GEMM kernels share.
+//
+// output = a b + bias, or output += a b + bias with ACCUMULATE. Matrices by their strides in elements, so
+// that a transposed one is only another pair of strides.
+//
+// Layout
+//     a       [m, k]
+//     b       [k, n]
+//     bias    [n]            with BIAS
+//     output  [m, n]         rows output_row elements apart
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    column_tiles: u32,
+    num_groups: u32,
+    a_first: u32,
+    a_row: u32,
+    a_column: u32,
+    b_first: u32,
+    b_row: u32,
+    b_column: u32,
+    bias_first: u32,
+    output_first: u32,
+    output_row: u32,
+}
+
+@group(0) @binding(0) var<uniform>             params: Params;
+@group(0) @binding(1) var<storage, read>       a:      array<f32>;
+@group(0) @binding(2) var<storage, read>       b:      array<f32>;
+@group(0) @binding(3) var<storage, read>       bias:   array<f32>;
+@group(0) @binding(4) var<storage, read_write> output: array<f32>;
+
+fn a_at(row: u32, k: u32) -> f32 {
+    return a[params.a_first + row * params.a_row + k * params.a_column];
+}
+
+fn b_at(k: u32, column: u32) -> f32 {
+    return b[params.b_first + k * params.b_row + column * params.b_column];
+}
+
+fn store(row: u32, column: u32, sum: f32) {
+    let at = params.output_first + row * params.output_row + column;
+    var result = sum;
+    if (BIAS) {
+        result += bias[params.bias_first + column];
+    }
+    if (ACCUMULATE) {
+        result += output[at];
+    }
+    output[at] = result;
+}

@@ -1,0 +1,78 @@
+// recurrent_pack: one direction of one layer's weights, from PyTorch's layout to the kernels'.
+//
+// Layout (G = NUM_GATES, H = hidden_size, I = input_size)
+//     weight_ih [G H, I], weight_hh [G H, H], bias_ih [G H], bias_hh [G H]      read; biases optional
+//     packed    from packed_first on, each part at a multiple of 64 elements:
+//         weight_hh   [ceil(H / 4), G H] vectors of four k, zero past H
+//         bias        [G H]         bias_ih + bias_hh; for a GRU's n only bias_ih
+//         bias_n      [H]           for a GRU: bias_hh of n
+//         weight_ih   [I, G H]
+// Grid        one invocation per element of packed, folded to two dimensions
+// Workgroup   64 invocations
+// Memory      none
+// Holds       any sizes
+// Precision   f32; the sum of the two biases is rounded once
+// Parts       common.wgsl
+
+struct Params {
+    input_size: u32,
+    hidden_size: u32,
+    num_elements: u32,
+    bias_first: u32,
+    bias_n_first: u32,
+    weight_ih_first: u32,
+    packed_first: u32,
+    has_bias: u32,
+}
+
+@group(0) @binding(0) var<uniform>             params:    Params;
+@group(0) @binding(1) var<storage, read>       weight_ih: array<f32>;
+@group(0) @binding(2) var<storage, read>       weight_hh: array<f32>;
+@group(0) @binding(3) var<storage, read>       bias_ih:   array<f32>;
+@group(0) @binding(4) var<storage, read>       bias_hh:   array<f32>;
+@group(0) @binding(5) var<storage, read_write> packed:    array<f32>;
+
+fn packed_element(i: u32) -> f32 {
+    let gate_rows = NUM_GATES * params.hidden_size;
+    if (i >= params.weight_ih_first) {
+        let at = i - params.weight_ih_first;
+        if (at / gate_rows >= params.input_size) {
+            return 0.0;
+        }
+        return weight_ih[at % gate_rows * params.input_size + at / gate_rows];
+    }
+    if (i >= params.bias_n_first) {
+        let unit = i - params.bias_n_first;
+        if (HAS_BIAS_N && params.has_bias != 0u && unit < params.hidden_size) {
+            return bias_hh[2u * params.hidden_size + unit];
+        }
+        return 0.0;
+    }
+    if (i >= params.bias_first) {
+        let gate_row = i - params.bias_first;
+        if (params.has_bias == 0u || gate_row >= gate_rows) {
+            return 0.0;
+        }
+        if (HAS_BIAS_N && gate_row >= 2u * params.hidden_size) {
+            return bias_ih[gate_row];
+        }
+        return bias_ih[gate_row] + bias_hh[gate_row];
+    }
+    let k = i / (4u * gate_rows) * 4u + i % 4u;
+    if (k >= params.hidden_size) {
+        return 0.0;
+    }
+    return weight_hh[i / 4u % gate_rows * params.hidden_size + k];
+}
+
+@compute @workgroup_size(64)
+fn recurrent_pack(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+) {
+    let i = (workgroup.x + workgroup.y * num_workgroups.x) * 64u + lane;
+    if (i < params.num_elements) {
+        packed[params.packed_first + i] = packed_element(i);
+    }
+}

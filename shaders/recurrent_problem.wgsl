@@ -1,0 +1,204 @@
+// recurrent_problem: the bindings, parameters and index arithmetic that the stepped and the resident
+// kernel share.
+//
+// One layer of an RNN, LSTM or GRU over a sequence. The input projection gates_x = x weight_ih^T + bias
+// has been computed for all steps by a GEMM; what is left per step is
+//     gates_h = weight_hh h_(t-1);  (h_t, c_t) = cell(gates_x, gates_h, h_(t-1), c_(t-1))
+// Step s computes time s in the forward and seq_len - 1 - s in the reverse direction. With lengths, times at
+// or past a sequence's own length give output 0 and leave the state alone, so that the reverse direction
+// starts at each sequence's own end.
+//
+// Layout (row-major, last axis contiguous; gates in the order of the cell's file)
+//     scratch   cell states [num_directions, batch, hidden_size], then from gates_first on
+//               gates_x [num_directions, steps of the chunk, batch, NUM_GATES, hidden_size]
+//     weights   see recurrent_pack.wgsl; one block of it per direction
+//     h_0, c_0, h_n, c_n   [num_directions, batch, hidden_size]
+//     lengths   [batch]
+//     output    [seq_len, batch, num_directions, hidden_size], from time output_time on
+
+struct Params {
+    hidden_size: u32,
+    batch: u32,
+    seq_len: u32,
+    // directions of the tensors; the first one of this dispatch, and whether that one runs in reverse
+    num_directions: u32,
+    direction: u32,
+    reverse: u32,
+    // workgroups that have work; tiles of units and of batch rows
+    num_groups: u32,
+    unit_tiles: u32,
+    batch_tiles: u32,
+    // the steps of this dispatch, and of the chunk whose gates_x are there
+    first_step: u32,
+    num_steps: u32,
+    chunk_start: u32,
+    chunk_steps: u32,
+    output_time: u32,
+    clip: f32,
+    flags: u32,
+    gates_first: u32,
+    weights_direction: u32,
+    bias_n_first: u32,
+    h_0_first: u32,
+    c_0_first: u32,
+    h_n_first: u32,
+    c_n_first: u32,
+    output_first: u32,
+}
+
+const HAS_H_0: u32 = 1u;
+const HAS_C_0: u32 = 2u;
+const HAS_LENGTHS: u32 = 4u;
+const WRITE_H_N: u32 = 8u;
+const WRITE_C_N: u32 = 16u;
+
+@group(0) @binding(0) var<uniform>             params:  Params;
+@group(0) @binding(1) var<storage, read>       weights: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read>       h_0:     array<f32>;
+@group(0) @binding(3) var<storage, read>       c_0:     array<f32>;
+@group(0) @binding(4) var<storage, read>       lengths: array<u32>;
+@group(0) @binding(5) var<storage, read_write> scratch: array<f32>;
+@group(0) @binding(6) var<storage, read_write> output:  array<f32>;
+@group(0) @binding(7) var<storage, read_write> h_n:     array<f32>;
+@group(0) @binding(8) var<storage, read_write> c_n:     array<f32>;
+
+fn has(flag: u32) -> bool {
+    return (params.flags & flag) != 0u;
+}
+
+fn is_reverse(direction: u32) -> bool {
+    return (direction + params.reverse) % 2u == 1u;
+}
+
+fn length_of(row: u32) -> u32 {
+    if (has(HAS_LENGTHS)) {
+        return min(lengths[row], params.seq_len);
+    }
+    return params.seq_len;
+}
+
+// What a step means for one row of the batch in one direction.
+struct Moment {
+    time: u32,
+    // time is within the sequence, is its first one in this direction, its last one
+    inside: bool,
+    first: bool,
+    last: bool,
+}
+
+fn moment_of(step: u32, row: u32, direction: u32) -> Moment {
+    let length = length_of(row);
+    if (is_reverse(direction)) {
+        let time = params.seq_len - 1u - step;
+        return Moment(time, time < length, time + 1u == length, time == 0u);
+    }
+    return Moment(step, step < length, step == 0u, step + 1u == length);
+}
+
+// element of [num_directions, batch, hidden_size]
+fn state_at(direction: u32, row: u32, unit: u32) -> u32 {
+    return (direction * params.batch + row) * params.hidden_size + unit;
+}
+
+fn output_at(time: u32, direction: u32, row: u32, unit: u32) -> u32 {
+    let token = (time - params.output_time) * params.batch + row;
+    let index = (token * params.num_directions + direction) * params.hidden_size + unit;
+    return params.output_first + index;
+}
+
+fn initial_h(direction: u32, row: u32, unit: u32) -> f32 {
+    if (has(HAS_H_0)) {
+        return h_0[params.h_0_first + state_at(direction, row, unit)];
+    }
+    return 0.0;
+}
+
+fn initial_c(direction: u32, row: u32, unit: u32) -> f32 {
+    if (has(HAS_C_0)) {
+        return c_0[params.c_0_first + state_at(direction, row, unit)];
+    }
+    return 0.0;
+}
+
+// h before the step, from where the step before has left it
+fn previous_h(moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
+    if (moment.first || !moment.inside) {
+        return initial_h(direction, row, unit);
+    }
+    let time = select(moment.time - 1u, moment.time + 1u, is_reverse(direction));
+    return output[output_at(time, direction, row, unit)];
+}
+
+fn previous_c(moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
+    if (!HAS_CELL) {
+        return 0.0;
+    }
+    if (moment.first || !moment.inside) {
+        return initial_c(direction, row, unit);
+    }
+    return scratch[state_at(direction, row, unit)];
+}
+
+// the gates of the input projection
+fn gates_x(moment: Moment, direction: u32, row: u32, unit: u32) -> array<f32, NUM_GATES> {
+    // the chunk's gates lie in order of time, also those of the reverse direction
+    let chunk_end = params.chunk_start + params.chunk_steps;
+    let start = select(params.chunk_start, params.seq_len - chunk_end, is_reverse(direction));
+    let step = (direction - params.direction) * params.chunk_steps + moment.time - start;
+    let index = (step * params.batch + row) * NUM_GATES * params.hidden_size + unit;
+    let first = params.gates_first + index;
+    var gates: array<f32, NUM_GATES>;
+    // unroll
+    for (var g = 0u; g < NUM_GATES; g++) {
+        gates[g] = scratch[first + g * params.hidden_size];
+    }
+    return gates;
+}
+
+// vector k4 (k = 4 k4 .. 4 k4 + 3) of a row of weight_hh
+fn weight_hh(direction: u32, k4: u32, gate_row: u32) -> vec4<f32> {
+    let block = (direction - params.direction) * params.weights_direction;
+    return weights[block + k4 * NUM_GATES * params.hidden_size + gate_row];
+}
+
+// the part of a GRU's bias that stays inside r * (...); 0 for the other cells
+fn bias_n(direction: u32, unit: u32) -> f32 {
+    if (!HAS_BIAS_N) {
+        return 0.0;
+    }
+    let block = (direction - params.direction) * params.weights_direction;
+    return weights[block + params.bias_n_first + unit / 4u][unit % 4u];
+}
+
+// carries the new state of a unit to where the next step and the caller look for it
+fn store_state(moment: Moment, direction: u32, row: u32, unit: u32, state: State) {
+    if (moment.inside && HAS_CELL) {
+        scratch[state_at(direction, row, unit)] = state.c;
+    }
+    if (params.seq_len > 0u) {
+        let at = output_at(moment.time, direction, row, unit);
+        output[at] = select(0.0, state.h, moment.inside);
+    }
+    // a sequence of length 0 hands its initial state on, once
+    let empty = length_of(row) == 0u && params.first_step == 0u;
+    if (moment.last && moment.inside || empty) {
+        let at = state_at(direction, row, unit);
+        if (has(WRITE_H_N)) {
+            h_n[params.h_n_first + at] = state.h;
+        }
+        if (has(WRITE_C_N)) {
+            c_n[params.c_n_first + at] = state.c;
+        }
+    }
+}
+
+// hidden and cell state of one unit
+struct State {
+    h: f32,
+    c: f32,
+}
+
+// ONNX's clip bounds what goes into the activations
+fn clipped(x: f32) -> f32 {
+    return clamp(x, -params.clip, params.clip);
+}

@@ -1,0 +1,95 @@
+// recurrent_resident: all steps of one layer in one dispatch; a workgroup carries its rows through time.
+//
+// Formulas in recurrent_problem.wgsl and the cell's file. No workgroup waits for another.
+//
+// Layout      see recurrent_problem.wgsl
+// Grid        one workgroup per BATCH rows and direction, folded to two dimensions
+// Workgroup   WORKGROUP_SIZE invocations; invocation i sums the rows i + r * WORKGROUP_SIZE of weight_hh
+//             (r < ROWS), then computes the cell of the (batch row, unit) pairs i + p * WORKGROUP_SIZE
+//             (p < PAIRS), whose cell state it keeps in registers
+// Memory      wg_h [BATCH, BLOCKS * 8], wg_gates [BATCH, ROWS * WORKGROUP_SIZE]
+// Holds       HIDDEN == hidden_size, BLOCKS * 8 >= HIDDEN, ROWS * WORKGROUP_SIZE >= NUM_GATES * HIDDEN,
+//             PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
+// Precision   f32; each sum in an order fixed by the constants
+// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_*.wgsl, recurrent_hidden_workgroup.wgsl or
+//             recurrent_hidden_subgroup.wgsl, recurrent_sums_registers.wgsl or recurrent_sums_streamed.wgsl
+
+const GATE_ROWS: u32 = NUM_GATES * HIDDEN;
+
+// h of the step before; past HIDDEN zeros
+var<workgroup> wg_h: array<f32, BATCH * BLOCKS * 8u>;
+var<workgroup> wg_gates: array<f32, BATCH * ROWS * WORKGROUP_SIZE>;
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn recurrent_resident(
+    lane: Lane,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+) {
+    let group = workgroup.x + workgroup.y * num_workgroups.x;
+    if (group >= params.num_groups) {
+        return;
+    }
+    let row_start = group % params.batch_tiles * BATCH;
+    let direction = params.direction + group / params.batch_tiles;
+    load_weights(lane, direction);
+
+    var state: array<State, PAIRS>;
+    for (var i = lane.index; i < BATCH * BLOCKS * 8u; i += WORKGROUP_SIZE) {
+        wg_h[i] = 0.0;
+    }
+    // wg_h is zeroed
+    workgroupBarrier();
+    // unroll
+    for (var p = 0u; p < PAIRS; p++) {
+        let pair = lane.index + p * WORKGROUP_SIZE;
+        let b = pair / HIDDEN;
+        let row = row_start + b;
+        state[p] = State(0.0, 0.0);
+        if (b < BATCH && row < params.batch) {
+            let moment = moment_of(params.first_step, row, direction);
+            let unit = pair % HIDDEN;
+            state[p].h = previous_h(moment, direction, row, unit);
+            state[p].c = previous_c(moment, direction, row, unit);
+            wg_h[b * BLOCKS * 8u + unit] = state[p].h;
+        }
+    }
+
+    for (var s = 0u; s < params.num_steps; s++) {
+        // wg_h is visible, wg_gates is free
+        workgroupBarrier();
+        // pass 1: gates_h
+        let sums = gate_sums(lane, direction);
+        // unroll
+        for (var b = 0u; b < BATCH; b++) {
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                wg_gates[(b * ROWS + r) * WORKGROUP_SIZE + lane.index] = sums[b][r];
+            }
+        }
+        // wg_gates is visible, wg_h is free
+        workgroupBarrier();
+        // pass 2: the cells
+        // unroll
+        for (var p = 0u; p < PAIRS; p++) {
+            let pair = lane.index + p * WORKGROUP_SIZE;
+            let b = pair / HIDDEN;
+            let row = row_start + b;
+            if (b < BATCH && row < params.batch) {
+                let unit = pair % HIDDEN;
+                let moment = moment_of(params.first_step + s, row, direction);
+                if (moment.inside) {
+                    var gates_h: array<f32, NUM_GATES>;
+                    // unroll
+                    for (var g = 0u; g < NUM_GATES; g++) {
+                        gates_h[g] = wg_gates[b * ROWS * WORKGROUP_SIZE + g * HIDDEN + unit];
+                    }
+                    let x = gates_x(moment, direction, row, unit);
+                    state[p] = cell(x, gates_h, bias_n(direction, unit), state[p]);
+                    wg_h[b * BLOCKS * 8u + unit] = state[p].h;
+                }
+                store_state(moment, direction, row, unit, state[p]);
+            }
+        }
+    }
+}

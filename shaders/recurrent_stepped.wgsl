@@ -1,0 +1,123 @@
+// recurrent_stepped: one step of one layer, all directions and batch rows; launched once per step.
+//
+// Formulas in recurrent_problem.wgsl and the cell's file.
+//
+// Layout      see recurrent_problem.wgsl
+// Grid        one workgroup per UNITS units, BATCH rows and direction, folded to two dimensions
+// Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of weight_hh from s on,
+//             for all gates of unit u and all rows of the tile
+// Memory      wg_h: the previous h of the rows, K_VECTORS at a time; wg_partial: the sums of the splits
+// Holds       any hidden_size; step number in group 1
+// Precision   f32; each sum in an order fixed by the constants
+// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_*.wgsl
+
+const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
+const ROW_GATES: u32 = BATCH * NUM_GATES;
+
+struct Step {
+    index: u32,
+}
+@group(1) @binding(0) var<uniform> step: Step;
+
+var<workgroup> wg_h: array<vec4<f32>, BATCH * K_VECTORS>;
+// [SPLIT, UNITS, BATCH, NUM_GATES]
+var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * ROW_GATES>;
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn recurrent_stepped(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+) {
+    let group = workgroup.x + workgroup.y * num_workgroups.x;
+    if (group >= params.num_groups) {
+        return;
+    }
+    let unit_start = group % params.unit_tiles * UNITS;
+    let row_start = group / params.unit_tiles % params.batch_tiles * BATCH;
+    let direction = params.direction + group / params.unit_tiles / params.batch_tiles;
+    let step_index = params.first_step + step.index;
+    let unit = min(unit_start + lane % UNITS, params.hidden_size - 1u);
+    let split = lane / UNITS;
+
+    // pass 1: gates_h, a share of the sum each
+    var sum: array<array<f32, NUM_GATES>, BATCH>;
+    // unroll
+    for (var b = 0u; b < BATCH; b++) {
+        // unroll
+        for (var g = 0u; g < NUM_GATES; g++) {
+            sum[b][g] = 0.0;
+        }
+    }
+    let num_vectors = (params.hidden_size + 3u) / 4u;
+    for (var start = 0u; start < num_vectors; start += K_VECTORS) {
+        // wg_h is free
+        workgroupBarrier();
+        for (var i = lane; i < BATCH * K_VECTORS; i += WORKGROUP_SIZE) {
+            let row = row_start + i / K_VECTORS;
+            var staged = vec4<f32>();
+            if (row < params.batch) {
+                let moment = moment_of(step_index, row, direction);
+                // unroll
+                for (var c = 0u; c < 4u; c++) {
+                    let k = 4u * (start + i % K_VECTORS) + c;
+                    if (k < params.hidden_size) {
+                        staged[c] = previous_h(moment, direction, row, k);
+                    }
+                }
+            }
+            wg_h[i] = staged;
+        }
+        // wg_h is visible
+        workgroupBarrier();
+        for (var k = split; k < min(K_VECTORS, num_vectors - start); k += SPLIT) {
+            // unroll
+            for (var g = 0u; g < NUM_GATES; g++) {
+                let w = weight_hh(direction, start + k, g * params.hidden_size + unit);
+                // unroll
+                for (var b = 0u; b < BATCH; b++) {
+                    sum[b][g] += dot(w, wg_h[b * K_VECTORS + k]);
+                }
+            }
+        }
+    }
+    // unroll
+    for (var b = 0u; b < BATCH; b++) {
+        // unroll
+        for (var g = 0u; g < NUM_GATES; g++) {
+            wg_partial[lane * ROW_GATES + b * NUM_GATES + g] = sum[b][g];
+        }
+    }
+    // wg_partial is visible
+    workgroupBarrier();
+
+    // pass 2: one invocation per unit and row adds the shares and computes the cell
+    for (var i = lane; i < UNITS * BATCH; i += WORKGROUP_SIZE) {
+        let row = row_start + i / UNITS;
+        let own_unit = unit_start + i % UNITS;
+        if (row < params.batch && own_unit < params.hidden_size) {
+            var gates_h: array<f32, NUM_GATES>;
+            // unroll
+            for (var g = 0u; g < NUM_GATES; g++) {
+                gates_h[g] = 0.0;
+            }
+            for (var s = 0u; s < SPLIT; s++) {
+                let at = ((s * UNITS + i % UNITS) * BATCH + i / UNITS) * NUM_GATES;
+                // unroll
+                for (var g = 0u; g < NUM_GATES; g++) {
+                    gates_h[g] += wg_partial[at + g];
+                }
+            }
+            let moment = moment_of(step_index, row, direction);
+            var state = State(
+                previous_h(moment, direction, row, own_unit),
+                previous_c(moment, direction, row, own_unit),
+            );
+            if (moment.inside) {
+                let x = gates_x(moment, direction, row, own_unit);
+                state = cell(x, gates_h, bias_n(direction, own_unit), state);
+            }
+            store_state(moment, direction, row, own_unit, state);
+        }
+    }
+}

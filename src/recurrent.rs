@@ -1,0 +1,319 @@
+//! RNN, LSTM and GRU over whole sequences: layers, both directions, optional lengths.
+//!
+//! # Semantics
+//! - Names, gate orders and formulas are PyTorch's: LSTM i, f, g, o; GRU r, z, n with the reset applied after
+//!   the product. Other frameworks store the same gates as:
+//!
+//! | source | LSTM | GRU | note |
+//! |---|---|---|---|
+//! | PyTorch, cuDNN | i f g o | r z n | two biases; a GRU's `bias_hh` of n stays inside `r * (...)` |
+//! | ONNX | i o f c | z r h | `linear_before_reset = 1` is the GRU here |
+//! | Keras | i f c o | z r h | kernels transposed; `reset_after=True` is the GRU here |
+//! | haste | i g f o | z r n | |
+//!
+//! - The input projection of all steps is one matrix product; the steps then run in a [`Tier`].
+//! - With lengths, outputs at and past a sequence's own length are 0, the reverse direction starts at the
+//!   sequence's own end, and a sequence of length 0 hands its initial state on.
+//! - Within one tier, a sequence cut into pieces that hand on their state gives the same bits as the whole.
+//!
+//! Source: Hochreiter and Schmidhuber 1997 (LSTM); Cho et al. 2014 (GRU); Appleyard et al. 2016 (the
+//! projection hoisted out of the loop); Diamos et al. 2016 (weights that stay on the chip).
+
+mod pack;
+mod plan;
+mod tile;
+
+pub use pack::RecurrentWeights;
+
+use crate::{Bound, Context, Error, Plan, Variant};
+
+/// What happens in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cell {
+    /// `tanh(x + h)`
+    RnnTanh,
+    /// `max(x + h, 0)`
+    RnnRelu,
+    /// Long short-term memory.
+    Lstm,
+    /// Gated recurrent unit.
+    Gru,
+}
+
+impl Cell {
+    /// Gates per unit: 1, 4 or 3.
+    pub fn num_gates(self) -> u32 {
+        match self {
+            Self::RnnTanh | Self::RnnRelu => 1,
+            Self::Lstm => 4,
+            Self::Gru => 3,
+        }
+    }
+}
+
+/// In which order of time the steps run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Direction {
+    /// First to last.
+    #[default]
+    Forward,
+    /// Last to first.
+    Reverse,
+    /// Both, joined on the last axis of `output`, forward first.
+    Bidirectional,
+}
+
+impl Direction {
+    /// 1 or 2.
+    pub fn count(self) -> u32 {
+        if self == Self::Bidirectional { 2 } else { 1 }
+    }
+}
+
+/// How the steps of a sequence are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// One dispatch per step, spread over the device.
+    Stepped,
+    /// One workgroup carries its batch rows through all steps; the number of dispatches does not depend on
+    /// `seq_len`, but for a bound on the work of each.
+    Resident,
+}
+
+impl Tier {
+    /// The name, as the program's `--tier` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stepped => "stepped",
+            Self::Resident => "resident",
+        }
+    }
+}
+
+/// What is fixed when the kernels are compiled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RecurrentConfig {
+    /// The cell of all layers.
+    pub cell: Cell,
+    /// Length of an input vector.
+    pub input_size: u32,
+    /// Length of a hidden state.
+    pub hidden_size: u32,
+    /// Layers; each but the first reads the output of the one before.
+    pub num_layers: u32,
+    /// The direction of all layers.
+    pub direction: Direction,
+    /// Bounds what goes into the activations to `-clip..clip`, as ONNX does.
+    pub clip: Option<f32>,
+    /// Forces a tier; otherwise the one that suits shape and device is taken.
+    pub tier: Option<Tier>,
+    /// Forces a variant; otherwise the best that the device can run is taken.
+    pub variant: Option<Variant>,
+}
+
+impl Default for RecurrentConfig {
+    fn default() -> Self {
+        Self {
+            cell: Cell::Lstm,
+            input_size: 128,
+            hidden_size: 128,
+            num_layers: 1,
+            direction: Direction::Forward,
+            clip: None,
+            tier: None,
+            variant: None,
+        }
+    }
+}
+
+/// What varies per call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecurrentShape {
+    /// Steps.
+    pub seq_len: u32,
+    /// Independent sequences.
+    pub batch: u32,
+}
+
+/// The tensors of a call, f32 but for `lengths`.
+#[derive(Debug, Clone, Copy)]
+pub struct RecurrentBuffers<'a> {
+    /// `[seq_len, batch, input_size]`, read.
+    pub input: wgpu::BufferSlice<'a>,
+    /// What [`Recurrent::pack_weights`] wrote; [`Recurrent::packed_size`] bytes, read.
+    pub weights: wgpu::BufferSlice<'a>,
+    /// `[num_layers * num_directions, batch, hidden_size]`, read; zeros if absent.
+    pub h_0: Option<wgpu::BufferSlice<'a>>,
+    /// Of an LSTM, like `h_0`.
+    pub c_0: Option<wgpu::BufferSlice<'a>>,
+    /// `[batch]`, u32, read: the length of each sequence, at most `seq_len`; all of it if absent.
+    pub lengths: Option<wgpu::BufferSlice<'a>>,
+    /// `[seq_len, batch, num_directions * hidden_size]`, written.
+    pub output: wgpu::BufferSlice<'a>,
+    /// `[num_layers * num_directions, batch, hidden_size]`, written if given: the state after the last step.
+    pub h_n: Option<wgpu::BufferSlice<'a>>,
+    /// Of an LSTM, like `h_n`.
+    pub c_n: Option<wgpu::BufferSlice<'a>>,
+    /// [`Recurrent::scratch_size`] bytes of any content.
+    pub scratch: wgpu::BufferSlice<'a>,
+}
+
+impl<'a> RecurrentBuffers<'a> {
+    /// The four that every call needs.
+    pub fn new(
+        input: wgpu::BufferSlice<'a>,
+        weights: wgpu::BufferSlice<'a>,
+        output: wgpu::BufferSlice<'a>,
+        scratch: wgpu::BufferSlice<'a>,
+    ) -> Self {
+        let (h_0, c_0, lengths, h_n, c_n) = Default::default();
+        Self {
+            input,
+            weights,
+            h_0,
+            c_0,
+            lengths,
+            output,
+            h_n,
+            c_n,
+            scratch,
+        }
+    }
+
+    fn slices(&self) -> Vec<(&'static str, wgpu::BufferSlice<'a>)> {
+        let optional = [
+            ("h_0", self.h_0),
+            ("c_0", self.c_0),
+            ("lengths", self.lengths),
+            ("h_n", self.h_n),
+            ("c_n", self.c_n),
+        ];
+        let needed = [
+            ("input", self.input),
+            ("weights", self.weights),
+            ("output", self.output),
+            ("scratch", self.scratch),
+        ];
+        let given = optional
+            .into_iter()
+            .filter_map(|(name, slice)| Some((name, slice?)));
+        needed.into_iter().chain(given).collect()
+    }
+
+    fn given(&self) -> Given {
+        Given {
+            h_0: self.h_0.is_some(),
+            c_0: self.c_0.is_some(),
+            lengths: self.lengths.is_some(),
+            h_n: self.h_n.is_some(),
+            c_n: self.c_n.is_some(),
+        }
+    }
+}
+
+/// Which of the optional tensors a call has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Given {
+    /// An initial hidden state.
+    pub h_0: bool,
+    /// An initial cell state.
+    pub c_0: bool,
+    /// Lengths.
+    pub lengths: bool,
+    /// The last hidden state is asked for.
+    pub h_n: bool,
+    /// The last cell state is asked for.
+    pub c_n: bool,
+}
+
+/// An RNN, LSTM or GRU, compiled for one configuration.
+#[derive(Debug, Clone)]
+pub struct Recurrent {
+    context: Context,
+    config: RecurrentConfig,
+}
+
+impl Recurrent {
+    /// Compiles the kernels of `config` for a batch of one; others are compiled by the first
+    /// [`bind`](Self::bind) that needs them.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a size of 0, [`Error::Feature`] for a forced variant or tier that the device
+    /// cannot run, [`Error::Compile`].
+    pub fn new(context: &Context, config: RecurrentConfig) -> Result<Self, Error> {
+        let recurrent = Self {
+            context: context.clone(),
+            config,
+        };
+        let one = RecurrentShape {
+            seq_len: 1,
+            batch: 1,
+        };
+        context.compile(&recurrent.plan(one, Given::default())?.dispatches)?;
+        context.compile(&config.pack_dispatches())?;
+        Ok(recurrent)
+    }
+
+    /// What it was compiled for.
+    pub fn config(&self) -> &RecurrentConfig {
+        &self.config
+    }
+
+    /// How a call will run; pure.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), as far as they do not depend on the buffers.
+    pub fn plan(&self, shape: RecurrentShape, given: Given) -> Result<Plan, Error> {
+        self.config.plan(self.context.capabilities(), shape, given)
+    }
+
+    /// Bytes of scratch that a call of `shape` needs.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Limit`].
+    pub fn scratch_size(&self, shape: RecurrentShape) -> Result<u64, Error> {
+        Ok(self.plan(shape, Given::default())?.scratch_size)
+    }
+
+    /// Binds the tensors of a call, which can then be recorded as often as wanted.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Buffer`], [`Error::Operand`], [`Error::Aliased`], [`Error::Limit`]: see there.
+    pub fn bind(
+        &self,
+        shape: RecurrentShape,
+        buffers: RecurrentBuffers<'_>,
+    ) -> Result<Bound, Error> {
+        let plan = self.plan(shape, buffers.given())?;
+        self.context.bind(&plan.dispatches, &buffers.slices())
+    }
+
+    /// [`bind`](Self::bind) and [`Bound::record`] in one.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind).
+    pub fn record(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        shape: RecurrentShape,
+        buffers: RecurrentBuffers<'_>,
+    ) -> Result<(), Error> {
+        self.bind(shape, buffers)?.record(pass);
+        Ok(())
+    }
+
+    /// A single step for streaming: a sequence of length 1 through the stepped kernels, which hands the state
+    /// from `h_0` and `c_0` to `h_n` and `c_n`. Equal, bit for bit, to the same step of a sequence there.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind).
+    pub fn bind_step(&self, batch: u32, buffers: RecurrentBuffers<'_>) -> Result<Bound, Error> {
+        let shape = RecurrentShape { seq_len: 1, batch };
+        let config = RecurrentConfig {
+            tier: Some(Tier::Stepped),
+            ..self.config
+        };
+        let plan = config.plan(self.context.capabilities(), shape, buffers.given())?;
+        self.context.bind(&plan.dispatches, &buffers.slices())
+    }
+}

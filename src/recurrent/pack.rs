@@ -1,0 +1,188 @@
+//! Weights in PyTorch's layout, and the one in which the kernels read them.
+
+use super::{Cell, Recurrent, RecurrentConfig};
+use crate::Error;
+use crate::kernel::{Access, COMMON, Constant, Dispatch, Kernel, Operand, fold_grid, params};
+
+params! {
+    struct Params {
+        input_size: u32,
+        hidden_size: u32,
+        num_elements: u32,
+        bias_first: u32,
+        bias_n_first: u32,
+        weight_ih_first: u32,
+        packed_first: u32,
+        has_bias: u32,
+    }
+}
+
+const PACK: Kernel = Kernel {
+    name: "recurrent_pack",
+    parts: &[COMMON, include_str!("../../shaders/recurrent_pack.wgsl")],
+    params: Params::FIELDS,
+    storage: &[
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Write,
+    ],
+    stepped: false,
+};
+
+/// The weights of one direction of one layer, f32, in PyTorch's layout.
+#[derive(Debug, Clone, Copy)]
+pub struct RecurrentWeights<'a> {
+    /// `[num_gates * hidden_size, input_size of the layer]`
+    pub weight_ih: wgpu::BufferSlice<'a>,
+    /// `[num_gates * hidden_size, hidden_size]`
+    pub weight_hh: wgpu::BufferSlice<'a>,
+    /// `bias_ih` and `bias_hh`, `[num_gates * hidden_size]` each.
+    pub bias: Option<(wgpu::BufferSlice<'a>, wgpu::BufferSlice<'a>)>,
+}
+
+/// Where the parts of one direction's packed weights lie, in elements from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Packed {
+    pub bias: u64,
+    pub bias_n: u64,
+    pub weight_ih: u64,
+    pub len: u64,
+}
+
+/// Parts start at multiples of this many elements, so that each can be bound by itself.
+pub(super) const PART: u64 = 64;
+
+impl RecurrentConfig {
+    /// Length of the vectors that `layer` reads.
+    pub(super) fn layer_input_size(&self, layer: u32) -> u32 {
+        if layer == 0 {
+            self.input_size
+        } else {
+            self.direction.count() * self.hidden_size
+        }
+    }
+
+    pub(super) fn packed(&self, layer: u32) -> Packed {
+        let hidden = u64::from(self.hidden_size);
+        let gate_rows = u64::from(self.cell.num_gates()) * hidden;
+        let bias = (hidden.div_ceil(4) * 4 * gate_rows).next_multiple_of(PART);
+        let bias_n = (bias + gate_rows).next_multiple_of(PART);
+        let len_n = if self.cell == Cell::Gru { hidden } else { 0 };
+        let weight_ih = (bias_n + len_n).next_multiple_of(PART);
+        let input = u64::from(self.layer_input_size(layer));
+        let len = (weight_ih + gate_rows * input).next_multiple_of(PART);
+        Packed {
+            bias,
+            bias_n,
+            weight_ih,
+            len,
+        }
+    }
+
+    /// First element of a direction of a layer in the packed weights.
+    pub(super) fn packed_start(&self, layer: u32, direction: u32) -> u64 {
+        let directions = u64::from(self.direction.count());
+        let before: u64 = (0..layer)
+            .map(|layer| directions * self.packed(layer).len)
+            .sum();
+        before + u64::from(direction) * self.packed(layer).len
+    }
+
+    /// Bytes of the packed weights.
+    pub fn packed_size(&self) -> u64 {
+        4 * self.packed_start(self.num_layers, 0)
+    }
+
+    /// The dispatches that pack each direction of each layer, in order; the operands are named as in
+    /// [`RecurrentWeights`].
+    pub fn pack_dispatches(&self) -> Vec<Dispatch> {
+        let directions = self.direction.count();
+        (0..self.num_layers * directions)
+            .map(|i| self.pack_dispatch(i / directions, i % directions, true))
+            .collect()
+    }
+
+    fn pack_dispatch(&self, layer: u32, direction: u32, has_bias: bool) -> Dispatch {
+        let packed = self.packed(layer);
+        let start = self.packed_start(layer, direction);
+        let gate_rows = u64::from(self.cell.num_gates() * self.hidden_size);
+        let input_size = self.layer_input_size(layer);
+        let (operand, packed_first) = Operand::elements("packed", start..start + packed.len);
+        let params = Params {
+            input_size,
+            hidden_size: self.hidden_size,
+            num_elements: packed.len as u32,
+            bias_first: packed.bias as u32,
+            bias_n_first: packed.bias_n as u32,
+            weight_ih_first: packed.weight_ih as u32,
+            packed_first,
+            has_bias: has_bias.into(),
+        };
+        let bias = |name| match has_bias {
+            true => Operand::whole(name, 4 * gate_rows),
+            false => Operand::Unused,
+        };
+        Dispatch {
+            kernel: PACK,
+            constants: vec![
+                ("NUM_GATES", Constant::U32(self.cell.num_gates())),
+                ("HAS_BIAS_N", Constant::Bool(self.cell == Cell::Gru)),
+            ],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            operands: vec![
+                Operand::whole("weight_ih", 4 * gate_rows * u64::from(input_size)),
+                Operand::whole("weight_hh", 4 * gate_rows * u64::from(self.hidden_size)),
+                bias("bias_ih"),
+                bias("bias_hh"),
+                operand,
+            ],
+            grid: fold_grid(packed.len.div_ceil(64)),
+            steps: 1,
+        }
+    }
+}
+
+impl Recurrent {
+    /// Bytes that [`pack_weights`](Self::pack_weights) writes.
+    pub fn packed_size(&self) -> u64 {
+        self.config.packed_size()
+    }
+
+    /// Records the repacking of all weights into `packed`: once, before the first call that uses them.
+    ///
+    /// `weights` holds `num_layers * num_directions` entries, at index `layer * num_directions + direction`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another number of entries; those of [`Context::bind`](crate::Context::bind).
+    pub fn pack_weights(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        weights: &[RecurrentWeights<'_>],
+        packed: wgpu::BufferSlice<'_>,
+    ) -> Result<(), Error> {
+        let directions = self.config.direction.count();
+        let expected = self.config.num_layers * directions;
+        if weights.len() != expected as usize {
+            let expected = format!("num_layers * num_directions = {expected}");
+            return Err(Error::shape("number of weights", weights.len(), expected));
+        }
+        for (i, weights) in (0..).zip(weights) {
+            let mut slices = vec![
+                ("weight_ih", weights.weight_ih),
+                ("weight_hh", weights.weight_hh),
+                ("packed", packed),
+            ];
+            if let Some((bias_ih, bias_hh)) = weights.bias {
+                slices.extend([("bias_ih", bias_ih), ("bias_hh", bias_hh)]);
+            }
+            let has_bias = weights.bias.is_some();
+            let dispatch = self
+                .config
+                .pack_dispatch(i / directions, i % directions, has_bias);
+            self.context.bind(&[dispatch], &slices)?.record(pass);
+        }
+        Ok(())
+    }
+}

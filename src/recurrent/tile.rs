@@ -1,0 +1,223 @@
+//! The kernels of the steps and their tiles, as data.
+
+use super::{Cell, RecurrentConfig, Tier};
+use crate::Capabilities;
+use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
+
+const PROBLEM: &str = include_str!("../../shaders/recurrent_problem.wgsl");
+const STEPPED: &str = include_str!("../../shaders/recurrent_stepped.wgsl");
+const RESIDENT: &str = include_str!("../../shaders/recurrent_resident.wgsl");
+const CELL_RNN: &str = include_str!("../../shaders/recurrent_cell_rnn.wgsl");
+const CELL_LSTM: &str = include_str!("../../shaders/recurrent_cell_lstm.wgsl");
+const CELL_GRU: &str = include_str!("../../shaders/recurrent_cell_gru.wgsl");
+const HIDDEN_WORKGROUP: &str = include_str!("../../shaders/recurrent_hidden_workgroup.wgsl");
+const HIDDEN_SUBGROUP: &str = include_str!("../../shaders/recurrent_hidden_subgroup.wgsl");
+const REGISTERS: &str = include_str!("../../shaders/recurrent_sums_registers.wgsl");
+const STREAMED: &str = include_str!("../../shaders/recurrent_sums_streamed.wgsl");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tile {
+    /// `recurrent_stepped.wgsl`: a workgroup computes `units` units of `batch` rows; `split` invocations share
+    /// the sum of a unit.
+    Stepped { units: u32, split: u32, batch: u32 },
+    /// `recurrent_resident.wgsl`: a workgroup of `threads` carries `batch` rows; an invocation sums `rows` rows
+    /// of weight_hh, kept in registers or streamed.
+    Resident {
+        threads: u32,
+        rows: u32,
+        batch: u32,
+        registers: bool,
+    },
+}
+
+impl Tile {
+    pub fn stepped(capabilities: &Capabilities, batch: u32) -> Self {
+        let batch = batch.clamp(1, 4).next_power_of_two();
+        if capabilities.cpu {
+            return Self::Stepped {
+                units: 32,
+                split: 1,
+                batch,
+            };
+        }
+        Self::Stepped {
+            units: 16,
+            split: 8,
+            batch,
+        }
+    }
+
+    /// `None` if the state of a row does not fit the workgroup memory.
+    pub fn resident(
+        capabilities: &Capabilities,
+        config: &RecurrentConfig,
+        batch: u32,
+    ) -> Option<Self> {
+        let gate_rows = config.cell.num_gates() * config.hidden_size;
+        let threads = gate_rows
+            .next_multiple_of(32)
+            .min(capabilities.workgroup_invocations);
+        let rows = gate_rows.div_ceil(threads);
+        let blocks = config.hidden_size.div_ceil(8);
+        // a GPU's registers are shared by all invocations that run at once; a CPU spills to its cache,
+        // which serves contiguous vectors faster than gathers from a buffer
+        let most_weights = if capabilities.cpu {
+            1024
+        } else {
+            65_536 * 3 / 4 / threads
+        };
+        let registers = rows * blocks * 8 <= most_weights;
+        let fits =
+            |batch: u32| 4 * batch * (8 * blocks + rows * threads) <= capabilities.workgroup_memory;
+        let batch = [4, 2, 1]
+            .into_iter()
+            .find(|&each| each <= batch.max(1) && fits(each))?;
+        Some(Self::Resident {
+            threads,
+            rows,
+            batch,
+            registers,
+        })
+    }
+
+    pub fn batch(self) -> u32 {
+        match self {
+            Self::Stepped { batch, .. } | Self::Resident { batch, .. } => batch,
+        }
+    }
+
+    pub fn tier(self) -> Tier {
+        match self {
+            Self::Stepped { .. } => Tier::Stepped,
+            Self::Resident { .. } => Tier::Resident,
+        }
+    }
+
+    pub fn describe(self) -> String {
+        match self {
+            Self::Stepped {
+                units,
+                split,
+                batch,
+            } => {
+                format!("stepped, {units} units x {batch} rows per workgroup, {split} shares")
+            }
+            Self::Resident {
+                batch, registers, ..
+            } => {
+                let weights = if registers {
+                    "in registers"
+                } else {
+                    "streamed"
+                };
+                format!("resident, weights {weights}, {batch} rows per workgroup")
+            }
+        }
+    }
+
+    pub fn kernel(self, cell: Cell, subgroup: bool) -> Kernel {
+        // the parts of a kernel are static data: one list per combination
+        macro_rules! parts {
+            ($cell:ident) => {
+                match (self, subgroup) {
+                    (Self::Stepped { .. }, _) => &[COMMON, PROBLEM, $cell, STEPPED],
+                    (
+                        Self::Resident {
+                            registers: true, ..
+                        },
+                        true,
+                    ) => &[COMMON, PROBLEM, $cell, HIDDEN_SUBGROUP, REGISTERS, RESIDENT],
+                    (
+                        Self::Resident {
+                            registers: true, ..
+                        },
+                        false,
+                    ) => &[
+                        COMMON,
+                        PROBLEM,
+                        $cell,
+                        HIDDEN_WORKGROUP,
+                        REGISTERS,
+                        RESIDENT,
+                    ],
+                    (
+                        Self::Resident {
+                            registers: false, ..
+                        },
+                        true,
+                    ) => &[COMMON, PROBLEM, $cell, HIDDEN_SUBGROUP, STREAMED, RESIDENT],
+                    (
+                        Self::Resident {
+                            registers: false, ..
+                        },
+                        false,
+                    ) => &[COMMON, PROBLEM, $cell, HIDDEN_WORKGROUP, STREAMED, RESIDENT],
+                }
+            };
+        }
+        let parts: &'static [&'static str] = match cell {
+            Cell::RnnTanh | Cell::RnnRelu => parts!(CELL_RNN),
+            Cell::Lstm => parts!(CELL_LSTM),
+            Cell::Gru => parts!(CELL_GRU),
+        };
+        let stepped = self.tier() == Tier::Stepped;
+        Kernel {
+            name: if stepped {
+                "recurrent_stepped"
+            } else {
+                "recurrent_resident"
+            },
+            parts,
+            params: super::plan::Params::FIELDS,
+            storage: &[
+                Access::Read,
+                Access::Read,
+                Access::Read,
+                Access::Read,
+                Access::Write,
+                Access::Write,
+                Access::Write,
+                Access::Write,
+            ],
+            stepped,
+        }
+    }
+
+    pub fn constants(self, config: &RecurrentConfig) -> Constants {
+        let cell = config.cell;
+        let mut constants = vec![
+            ("NUM_GATES", Constant::U32(cell.num_gates())),
+            ("HAS_CELL", Constant::Bool(cell == Cell::Lstm)),
+            ("HAS_BIAS_N", Constant::Bool(cell == Cell::Gru)),
+            ("RELU", Constant::Bool(cell == Cell::RnnRelu)),
+            ("BATCH", Constant::U32(self.batch())),
+        ];
+        match self {
+            Self::Stepped { units, split, .. } => constants.extend([
+                ("UNITS", Constant::U32(units)),
+                ("SPLIT", Constant::U32(split)),
+                ("K_VECTORS", Constant::U32(32)),
+            ]),
+            Self::Resident {
+                threads,
+                rows,
+                batch,
+                ..
+            } => {
+                let blocks = config.hidden_size.div_ceil(8);
+                constants.extend([
+                    ("HIDDEN", Constant::U32(config.hidden_size)),
+                    ("WORKGROUP_SIZE", Constant::U32(threads)),
+                    ("ROWS", Constant::U32(rows)),
+                    ("BLOCKS", Constant::U32(blocks)),
+                    ("BLOCK_VECTORS", Constant::U32(2 * blocks)),
+                    (
+                        "PAIRS",
+                        Constant::U32((batch * config.hidden_size).div_ceil(threads)),
+                    ),
+                ]);
+            }
+        }
+        constants
+    }
+}

@@ -1,0 +1,169 @@
+//! The meaning of [`Recurrent`](crate::Recurrent): a sweep over time, and one function per cell.
+
+use super::Real;
+use crate::{Cell, Direction};
+
+/// The numbers of a problem.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Problem {
+    /// The cell of all layers.
+    pub cell: Cell,
+    /// Length of an input vector.
+    pub input_size: usize,
+    /// Length of a hidden state.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_layers: usize,
+    /// The direction of all layers.
+    pub direction: Direction,
+    /// Bounds what goes into the activations.
+    pub clip: Option<f32>,
+    /// Steps.
+    pub seq_len: usize,
+    /// Independent sequences.
+    pub batch: usize,
+}
+
+/// One direction of one layer, in PyTorch's layout; absent biases are empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights<R> {
+    /// `[num_gates * hidden_size, input_size of the layer]`
+    pub weight_ih: Vec<R>,
+    /// `[num_gates * hidden_size, hidden_size]`
+    pub weight_hh: Vec<R>,
+    /// `[num_gates * hidden_size]`
+    pub bias_ih: Vec<R>,
+    /// `[num_gates * hidden_size]`
+    pub bias_hh: Vec<R>,
+}
+
+/// The optional tensors: `h_0` and `c_0` `[num_layers * num_directions, batch, hidden_size]`, `lengths` `[batch]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Initial<'a, R> {
+    /// Zeros if absent.
+    pub h_0: Option<&'a [R]>,
+    /// Zeros if absent.
+    pub c_0: Option<&'a [R]>,
+    /// `seq_len` if absent.
+    pub lengths: Option<&'a [u32]>,
+}
+
+/// `output` `[seq_len, batch, num_directions * hidden_size]`, `h_n` and `c_n` like `h_0`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output<R> {
+    /// The last layer's hidden states.
+    pub output: Vec<R>,
+    /// The hidden state after each sequence's last step.
+    pub h_n: Vec<R>,
+    /// The cell state after each sequence's last step; empty but for an LSTM.
+    pub c_n: Vec<R>,
+}
+
+/// All layers; `weights[layer * num_directions + direction]`.
+pub fn recurrent<R: Real>(
+    problem: &Problem,
+    input: &[R],
+    weights: &[Weights<R>],
+    initial: Initial<'_, R>,
+) -> Output<R> {
+    let Problem {
+        cell,
+        hidden_size,
+        seq_len,
+        batch,
+        ..
+    } = *problem;
+    let directions = problem.direction.count() as usize;
+    let state = batch * hidden_size;
+    let mut layer_input = input.to_vec();
+    let (mut h_n, mut c_n) = (Vec::new(), Vec::new());
+    for layer in 0..problem.num_layers {
+        let mut output = vec![R::ZERO; seq_len * batch * directions * hidden_size];
+        for direction in 0..directions {
+            let at = layer * directions + direction;
+            let take = |x: Option<&[R]>| match x {
+                Some(x) => x[at * state..][..state].to_vec(),
+                None => vec![R::ZERO; state],
+            };
+            let (mut h, mut c) = (take(initial.h_0), take(initial.c_0));
+            let width = layer_input.len() / (seq_len * batch).max(1);
+            for step in 0..seq_len {
+                let reverse = direction == 1 || problem.direction == Direction::Reverse;
+                let time = if reverse { seq_len - 1 - step } else { step };
+                for row in 0..batch {
+                    if initial
+                        .lengths
+                        .is_some_and(|lengths| time >= lengths[row] as usize)
+                    {
+                        continue;
+                    }
+                    let x = &layer_input[(time * batch + row) * width..][..width];
+                    let own = row * hidden_size..(row + 1) * hidden_size;
+                    let (h, c) = (&mut h[own.clone()], &mut c[own]);
+                    one_step(problem, &weights[at], x, h, c);
+                    let token = (time * batch + row) * directions + direction;
+                    output[token * hidden_size..][..hidden_size].copy_from_slice(h);
+                }
+            }
+            h_n.extend(h);
+            if cell == Cell::Lstm {
+                c_n.extend(c);
+            }
+        }
+        layer_input = output;
+    }
+    Output {
+        output: layer_input,
+        h_n,
+        c_n,
+    }
+}
+
+/// `h` and `c` of one row, from one step to the next.
+fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [R], c: &mut [R]) {
+    let hidden_size = problem.hidden_size;
+    let gates_x = affine(&weights.weight_ih, x, &weights.bias_ih);
+    let gates_h = affine(&weights.weight_hh, h, &weights.bias_hh);
+    let clip = |x: R| match problem.clip {
+        Some(clip) => x
+            .max(R::from_f64(-f64::from(clip)))
+            .min(R::from_f64(clip.into())),
+        None => x,
+    };
+    let sigmoid = |x: R| R::ONE / (R::ONE + (-x).exp());
+    for unit in 0..hidden_size {
+        let x = |gate: usize| gates_x[gate * hidden_size + unit];
+        let r = |gate: usize| gates_h[gate * hidden_size + unit];
+        let sum = |gate: usize| clip(x(gate) + r(gate));
+        match problem.cell {
+            Cell::RnnTanh => h[unit] = sum(0).tanh(),
+            Cell::RnnRelu => h[unit] = sum(0).max(R::ZERO),
+            Cell::Lstm => {
+                let (i, f, g, o) = (
+                    sigmoid(sum(0)),
+                    sigmoid(sum(1)),
+                    sum(2).tanh(),
+                    sigmoid(sum(3)),
+                );
+                c[unit] = f * c[unit] + i * g;
+                h[unit] = o * c[unit].tanh();
+            }
+            Cell::Gru => {
+                let (reset, z) = (sigmoid(sum(0)), sigmoid(sum(1)));
+                let n = clip(x(2) + reset * r(2)).tanh();
+                h[unit] = (R::ONE - z) * n + z * h[unit];
+            }
+        }
+    }
+}
+
+/// `weight x + bias`
+fn affine<R: Real>(weight: &[R], x: &[R], bias: &[R]) -> Vec<R> {
+    let rows = weight.chunks_exact(x.len()).enumerate();
+    rows.map(|(row, weight)| {
+        let products = weight.iter().zip(x).map(|(&w, &x)| w * x);
+        let sum = products.fold(R::ZERO, |sum, product| sum + product);
+        bias.get(row).map_or(sum, |&bias| sum + bias)
+    })
+    .collect()
+}

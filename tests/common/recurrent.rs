@@ -1,0 +1,293 @@
+//! Cases of recurrence: inputs, the kernels' run of them, the reference's.
+
+use std::collections::HashSet;
+
+use gatefold::reference::compare::{Tolerance, compare};
+use gatefold::reference::recurrent::{self as reference, Initial, Problem, Weights};
+use gatefold::reference::{Real, convert};
+use gatefold::{
+    Cell, Direction, Given, Gpu, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
+    RecurrentWeights, Tier, Variant,
+};
+
+use super::{Output, Random, bits, gpu, guises};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub cell: Cell,
+    pub input_size: u32,
+    pub hidden_size: u32,
+    pub num_layers: u32,
+    pub direction: Direction,
+    pub clip: Option<f32>,
+    pub seq_len: u32,
+    pub batch: u32,
+    pub bias: bool,
+    /// Whether h_0 (and c_0 of an LSTM) are given.
+    pub states: bool,
+    pub lengths: Option<&'static [u32]>,
+    /// Of the weights, relative to 1 / sqrt(hidden_size).
+    pub magnitude: f32,
+}
+
+pub const SMALL: Case = Case {
+    cell: Cell::Lstm,
+    input_size: 7,
+    hidden_size: 13,
+    num_layers: 1,
+    direction: Direction::Forward,
+    clip: None,
+    seq_len: 9,
+    batch: 3,
+    bias: true,
+    states: true,
+    lengths: None,
+    magnitude: 1.5,
+};
+
+pub struct Inputs {
+    pub input: Vec<f32>,
+    pub weights: Vec<Weights<f32>>,
+    pub h_0: Vec<f32>,
+    pub c_0: Vec<f32>,
+}
+
+/// output, h_n and, of an LSTM, c_n
+pub type Results = Vec<Vec<f32>>;
+
+impl Case {
+    pub fn config(&self, tier: Option<Tier>, variant: Option<Variant>) -> RecurrentConfig {
+        RecurrentConfig {
+            cell: self.cell,
+            input_size: self.input_size,
+            hidden_size: self.hidden_size,
+            num_layers: self.num_layers,
+            direction: self.direction,
+            clip: self.clip,
+            tier,
+            variant,
+        }
+    }
+
+    pub fn shape(&self) -> RecurrentShape {
+        RecurrentShape {
+            seq_len: self.seq_len,
+            batch: self.batch,
+        }
+    }
+
+    pub fn given(&self) -> Given {
+        let c = self.cell == Cell::Lstm;
+        Given {
+            h_0: self.states,
+            c_0: self.states && c,
+            lengths: self.lengths.is_some(),
+            h_n: true,
+            c_n: c,
+        }
+    }
+
+    pub fn problem(&self) -> Problem {
+        Problem {
+            cell: self.cell,
+            input_size: self.input_size as usize,
+            hidden_size: self.hidden_size as usize,
+            num_layers: self.num_layers as usize,
+            direction: self.direction,
+            clip: self.clip,
+            seq_len: self.seq_len as usize,
+            batch: self.batch as usize,
+        }
+    }
+
+    pub fn inputs(&self) -> Inputs {
+        let p = self.problem();
+        let mut random = Random::new(0xfeed ^ u64::from(self.seq_len * 1009 + self.hidden_size));
+        let directions = self.direction.count() as usize;
+        let gate_rows = self.cell.num_gates() as usize * p.hidden_size;
+        let scale = self.magnitude / (p.hidden_size as f32).sqrt();
+        let states = p.num_layers * directions * p.batch * p.hidden_size;
+        let bias = if self.bias { gate_rows } else { 0 };
+        let weights = (0..p.num_layers * directions)
+            .map(|i| {
+                let width = if i < directions {
+                    p.input_size
+                } else {
+                    directions * p.hidden_size
+                };
+                Weights {
+                    weight_ih: random.normals(gate_rows * width, scale),
+                    weight_hh: random.normals(gate_rows * p.hidden_size, scale),
+                    bias_ih: random.normals(bias, 0.5),
+                    bias_hh: random.normals(bias, 0.5),
+                }
+            })
+            .collect();
+        Inputs {
+            input: random.normals(p.seq_len * p.batch * p.input_size, 1.0),
+            weights,
+            h_0: random.normals(states, 0.5),
+            c_0: random.normals(states, 1.0),
+        }
+    }
+}
+
+impl Inputs {
+    pub fn reference<R: Real>(&self, case: &Case) -> reference::Output<R> {
+        let weights: Vec<_> = self
+            .weights
+            .iter()
+            .map(|w| Weights {
+                weight_ih: convert(&w.weight_ih),
+                weight_hh: convert(&w.weight_hh),
+                bias_ih: convert(&w.bias_ih),
+                bias_hh: convert(&w.bias_hh),
+            })
+            .collect();
+        let (h_0, c_0) = (convert::<R>(&self.h_0), convert::<R>(&self.c_0));
+        let initial = Initial {
+            h_0: case.states.then_some(&h_0[..]),
+            c_0: case.states.then_some(&c_0[..]),
+            lengths: case.lengths,
+        };
+        reference::recurrent(&case.problem(), &convert(&self.input), &weights, initial)
+    }
+}
+
+/// The weights of a case on the device, packed.
+pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
+    let buffers: Vec<_> = inputs
+        .weights
+        .iter()
+        .map(|w| {
+            [&w.weight_ih, &w.weight_hh, &w.bias_ih, &w.bias_hh]
+                .map(|x| gpu.upload("weights", x).unwrap())
+        })
+        .collect();
+    let has_bias = inputs.weights.iter().all(|w| !w.bias_ih.is_empty());
+    let weights: Vec<_> = buffers
+        .iter()
+        .map(
+            |[weight_ih, weight_hh, bias_ih, bias_hh]| RecurrentWeights {
+                weight_ih: weight_ih.slice(..),
+                weight_hh: weight_hh.slice(..),
+                bias: has_bias.then(|| (bias_ih.slice(..), bias_hh.slice(..))),
+            },
+        )
+        .collect();
+    let packed = gpu.zeros("packed", op.packed_size()).unwrap();
+    gpu.run(|pass| op.pack_weights(pass, &weights, packed.slice(..)))
+        .unwrap();
+    packed
+}
+
+/// Runs the case twice, on scratch full of NaN.
+pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> Results {
+    let op = Recurrent::new(gpu.context(), config).unwrap();
+    let packed = pack(gpu, &op, inputs);
+    let input = gpu.upload("input", &inputs.input).unwrap();
+    let h_0 = gpu.upload("h_0", &inputs.h_0).unwrap();
+    let c_0 = gpu.upload("c_0", &inputs.c_0).unwrap();
+    let lengths = gpu.upload("lengths", case.lengths.unwrap_or(&[0])).unwrap();
+    let outputs = [case.seq_len * case.batch * case.direction.count() * case.hidden_size]
+        .into_iter()
+        .chain([inputs.h_0.len() as u32; 2])
+        .map(|len| Output::new(gpu, len as usize));
+    let outputs: Vec<Output> = outputs.collect();
+    let scratch = Output::new(gpu, op.scratch_size(case.shape()).unwrap() as usize / 4);
+    let is_lstm = case.cell == Cell::Lstm;
+    let buffers = RecurrentBuffers {
+        h_0: case.states.then(|| h_0.slice(..)),
+        c_0: (case.states && is_lstm).then(|| c_0.slice(..)),
+        lengths: case.lengths.map(|_| lengths.slice(..)),
+        h_n: Some(outputs[1].buffer.slice(..)),
+        c_n: is_lstm.then(|| outputs[2].buffer.slice(..)),
+        ..RecurrentBuffers::new(
+            input.slice(..),
+            packed.slice(..),
+            outputs[0].buffer.slice(..),
+            scratch.buffer.slice(..),
+        )
+    };
+    let bound = op.bind(case.shape(), buffers).unwrap();
+    let outputs = &outputs[..if is_lstm { 3 } else { 2 }];
+    let once = || -> Results {
+        outputs
+            .iter()
+            .chain([&scratch])
+            .for_each(|output| output.poison(gpu));
+        gpu.run(|pass| {
+            bound.record(pass);
+            Ok(())
+        })
+        .unwrap();
+        scratch.read(gpu);
+        outputs.iter().map(|output| output.read(gpu)).collect()
+    };
+    let [first, second] = [once(), once()];
+    for (first, second) in first.iter().zip(&second) {
+        assert_eq!(bits(first), bits(second), "two runs");
+    }
+    first
+}
+
+/// Every tier and variant of every guise of a device that runs this case in a way of its own.
+pub fn variants(guises: &[Gpu], case: &Case) -> Vec<(Gpu, RecurrentConfig, String)> {
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for guise in guises {
+        let capabilities = *guise.context().capabilities();
+        let any = case.config(None, None);
+        for variant in any.variants(&capabilities) {
+            for tier in any.tiers(&capabilities, case.batch) {
+                let config = case.config(Some(tier), Some(variant));
+                let plan = config
+                    .plan(&capabilities, case.shape(), case.given())
+                    .unwrap();
+                let forms = plan
+                    .dispatches
+                    .iter()
+                    .map(|d| (d.kernel, d.constants.clone(), d.grid));
+                if seen.insert(forms.collect::<Vec<_>>()) {
+                    found.push((
+                        guise.clone(),
+                        config,
+                        format!("{variant}, {}", plan.describe),
+                    ));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Compares every tier and variant of every guise of the device with the reference.
+pub fn check(case: Case) {
+    if let Some(gpu) = gpu() {
+        check_on(&guises(gpu), case);
+    }
+}
+
+/// Compares every tier and variant of `guises` with the reference.
+pub fn check_on(guises: &[Gpu], case: Case) {
+    let inputs = case.inputs();
+    let truth = inputs.reference::<f64>(&case);
+    let yardstick = inputs.reference::<f32>(&case);
+    let hidden = case.hidden_size as usize;
+    let width = hidden * case.direction.count() as usize;
+    for (guise, config, how) in variants(guises, &case) {
+        let results = run(&guise, &case, config, &inputs);
+        let judged = [
+            ("output", width, &truth.output, &yardstick.output),
+            ("h_n", hidden, &truth.h_n, &yardstick.h_n),
+            ("c_n", hidden, &truth.c_n, &yardstick.c_n),
+        ];
+        for ((name, row, truth, yardstick), got) in judged.into_iter().zip(&results) {
+            let shape = [truth.len() / row, row];
+            let tolerance = Tolerance::RECURRENT;
+            if let Err(difference) = compare(name, &shape, got, truth, yardstick, tolerance) {
+                panic!("{difference}\n{how}\n{case:?}\n{}", guise.describe());
+            }
+        }
+    }
+}

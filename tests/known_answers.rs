@@ -1,0 +1,194 @@
+//! The f64 reference against answers that PyTorch computed (tests/golden/README.md) and some by hand.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use gatefold::Causal;
+use gatefold::reference::attention as reference;
+use safetensors::{Dtype, SafeTensors};
+
+/// Inputs and answers of one case.
+struct Golden {
+    name: String,
+    options: HashMap<String, String>,
+    tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
+}
+
+impl Golden {
+    /// All cases of an operation.
+    fn of(op: &str) -> Vec<Self> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let mut cases = Vec::new();
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let is_safetensors = path
+                .extension()
+                .is_some_and(|extension| extension == "safetensors");
+            if is_safetensors && name.starts_with(&format!("{op}_")) {
+                cases.push(Self::read(name, &std::fs::read(&path).unwrap()));
+            }
+        }
+        assert!(!cases.is_empty(), "no case of {op}");
+        cases
+    }
+
+    fn read(name: String, bytes: &[u8]) -> Self {
+        let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+        let options = header.metadata().clone().unwrap_or_default();
+        let tensors = SafeTensors::deserialize(bytes).unwrap().tensors();
+        let tensors = tensors.into_iter().map(|(name, tensor)| {
+            let data = tensor.data();
+            let f32s = |x: &[u8]| f64::from(f32::from_le_bytes(x.try_into().unwrap()));
+            let f64s = |x: &[u8]| f64::from_le_bytes(x.try_into().unwrap());
+            let values = match tensor.dtype() {
+                Dtype::F32 => data.chunks_exact(4).map(f32s).collect(),
+                Dtype::F64 => data.chunks_exact(8).map(f64s).collect(),
+                dtype => panic!("{name} is {dtype:?}"),
+            };
+            (name, (tensor.shape().to_vec(), values))
+        });
+        Self {
+            name,
+            options,
+            tensors: tensors.collect(),
+        }
+    }
+
+    fn option(&self, key: &str) -> Option<&str> {
+        self.options.get(key).map(String::as_str)
+    }
+
+    fn shape<const N: usize>(&self, tensor: &str) -> [usize; N] {
+        self.tensors[tensor].0[..].try_into().unwrap()
+    }
+
+    fn values(&self, tensor: &str) -> &[f64] {
+        &self.tensors[tensor].1
+    }
+
+    /// Every element within `tolerance` of the answer, relative where it is larger than 1.
+    fn check(&self, tensor: &str, got: &[f64], tolerance: f64) {
+        let want = self.values(tensor);
+        assert_eq!(got.len(), want.len(), "{} {tensor}", self.name);
+        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+            let agrees = got == want || (got - want).abs() <= tolerance * want.abs().max(1.0);
+            assert!(
+                agrees,
+                "{} {tensor}[{i}]: got {got:e}, expected {want:e}",
+                self.name
+            );
+        }
+    }
+}
+
+#[test]
+fn attention() {
+    for golden in Golden::of("attention") {
+        let [batch, num_heads, q_len, head_dim] = golden.shape("query");
+        let [_, num_kv_heads, kv_len, value_dim] = golden.shape("value");
+        let causal = match golden.option("causal") {
+            None => Causal::No,
+            Some("top-left") => Causal::TopLeft,
+            Some("bottom-right") => Causal::BottomRight,
+            Some(offset) => Causal::Offset(offset.parse().unwrap()),
+        };
+        let scale = golden.option("scale").map(|scale| scale.parse().unwrap());
+        let problem = reference::Problem {
+            batch,
+            num_heads,
+            num_kv_heads,
+            q_len,
+            kv_len,
+            head_dim,
+            value_dim,
+            scale: scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip()),
+            causal: causal.offset(q_len as u32, kv_len as u32),
+        };
+        let [query, key, value] = ["query", "key", "value"].map(|name| golden.values(name));
+        let got = reference::attention(&problem, query, key, value);
+        // a weight is as exact as its score is, absolutely: 1e-12 for one of 10,000
+        let tolerance = match golden.name.as_str() {
+            "attention_large_scores" => 1e-11,
+            _ => 1e-13,
+        };
+        golden.check("output", &got.output, tolerance);
+        golden.check("log_sum_exp", &got.log_sum_exp, tolerance);
+    }
+}
+
+/// One head of attention with a scale of 1.
+fn one_head(q_len: usize, kv_len: usize, dim: usize) -> reference::Problem {
+    reference::Problem {
+        batch: 1,
+        num_heads: 1,
+        num_kv_heads: 1,
+        q_len,
+        kv_len,
+        head_dim: dim,
+        value_dim: dim,
+        scale: 1.0,
+        causal: None,
+    }
+}
+
+#[test]
+fn attention_of_one_key_is_its_value() {
+    let got = reference::attention(
+        &one_head(2, 1, 2),
+        &[3.0, 1.0, -9.0, 4.0],
+        &[2.0, -5.0],
+        &[7.0, -0.5],
+    );
+    assert_eq!(got.output, [7.0, -0.5, 7.0, -0.5]);
+    // the only score: 3 * 2 - 1 * 5 and -9 * 2 - 4 * 5
+    assert_eq!(got.log_sum_exp, [1.0, -38.0]);
+}
+
+#[test]
+fn attention_of_equal_scores_is_the_mean() {
+    let (key, value) = (
+        [1.0, 0.0, 1.0, 3.0, 1.0, -3.0, 1.0, 8.0],
+        [1.0, 5.0, 2.0, 5.0, 4.0, 5.0, 9.0, 7.0],
+    );
+    let got = reference::attention(&one_head(1, 4, 2), &[2.0, 0.0], &key, &value);
+    assert_eq!(got.output, [4.0, 5.5]);
+    assert_eq!(got.log_sum_exp, [2.0 + 4f64.ln()]);
+}
+
+#[test]
+fn attention_weighs_by_the_exponentials_of_the_scores() {
+    // scores 0 and ln 3: weights 1/4 and 3/4
+    let got = reference::attention(&one_head(1, 2, 1), &[1.0], &[0.0, 3f64.ln()], &[4.0, 8.0]);
+    assert!((got.output[0] - 7.0).abs() < 1e-15);
+    assert!((got.log_sum_exp[0] - 4f64.ln()).abs() < 1e-15);
+}
+
+#[test]
+fn attention_of_no_key_is_zero() {
+    // query 0 of 2 may attend nothing, query 1 key 0
+    let problem = reference::Problem {
+        causal: Some(-1),
+        ..one_head(2, 2, 1)
+    };
+    let got = reference::attention(&problem, &[1.0, 1.0], &[0.5, f64::NAN], &[6.0, f64::NAN]);
+    assert_eq!(got.output, [0.0, 6.0]);
+    assert_eq!(got.log_sum_exp, [f64::NEG_INFINITY, 0.5]);
+    let got = reference::attention(&one_head(1, 0, 1), &[1.0], &[], &[]);
+    assert_eq!(
+        (got.output, got.log_sum_exp),
+        (vec![0.0], vec![f64::NEG_INFINITY])
+    );
+}
+
+#[test]
+fn attention_shares_a_key_value_head_among_a_group() {
+    // 4 query heads over 2 key/value heads of one key: heads 0 and 1 take the first value
+    let problem = reference::Problem {
+        num_heads: 4,
+        num_kv_heads: 2,
+        ..one_head(1, 1, 1)
+    };
+    let got = reference::attention(&problem, &[1.0; 4], &[1.0; 2], &[10.0, 20.0]);
+    assert_eq!(got.output, [10.0, 10.0, 20.0, 20.0]);
+}

@@ -1,0 +1,341 @@
+//! RNN, LSTM and GRU on the device against the f64 reference, in every tier, variant and guise of the device.
+
+mod common;
+
+use common::recurrent::{Case, SMALL, check, pack, run, variants};
+use common::{Output, bits, gpu, guises};
+use gatefold::{
+    Capabilities, Cell, Direction, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
+    Tier,
+};
+
+const CELLS: [Cell; 4] = [Cell::RnnTanh, Cell::RnnRelu, Cell::Lstm, Cell::Gru];
+
+fn check_cells(case: Case) {
+    for cell in CELLS {
+        // a relu network has no bound: its states must not grow from step to step
+        let magnitude = if cell == Cell::RnnRelu {
+            case.magnitude.min(0.9)
+        } else {
+            case.magnitude
+        };
+        check(Case {
+            cell,
+            magnitude,
+            ..case
+        });
+    }
+}
+
+#[test]
+fn plain() {
+    check_cells(SMALL);
+}
+
+#[test]
+fn without_bias_and_states() {
+    check_cells(Case {
+        bias: false,
+        states: false,
+        ..SMALL
+    });
+}
+
+#[test]
+fn reverse_and_both_directions() {
+    check_cells(Case {
+        direction: Direction::Reverse,
+        ..SMALL
+    });
+    check_cells(Case {
+        direction: Direction::Bidirectional,
+        ..SMALL
+    });
+}
+
+#[test]
+fn layers_read_the_layer_before() {
+    check_cells(Case {
+        num_layers: 2,
+        ..SMALL
+    });
+    check(Case {
+        num_layers: 3,
+        direction: Direction::Bidirectional,
+        ..SMALL
+    });
+}
+
+#[test]
+fn hidden_sizes_around_the_blocks() {
+    for hidden_size in [1, 4, 8, 9, 33, 64, 100] {
+        let cell = CELLS[hidden_size as usize % 4];
+        check(Case {
+            cell,
+            hidden_size,
+            magnitude: 0.9,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn wide_states_leave_the_registers() {
+    check(Case {
+        hidden_size: 200,
+        seq_len: 3,
+        batch: 2,
+        magnitude: 1.0,
+        ..SMALL
+    });
+    check(Case {
+        cell: Cell::Gru,
+        hidden_size: 320,
+        seq_len: 3,
+        batch: 1,
+        magnitude: 1.0,
+        ..SMALL
+    });
+}
+
+#[test]
+fn batches_around_the_tiles() {
+    for batch in [1, 2, 4, 5, 9] {
+        check(Case {
+            cell: CELLS[batch as usize % 4],
+            batch,
+            magnitude: 0.9,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn long_sequences_take_several_dispatches() {
+    check(Case {
+        cell: Cell::Gru,
+        seq_len: 515,
+        batch: 2,
+        hidden_size: 6,
+        ..SMALL
+    });
+}
+
+#[test]
+fn lengths_end_each_sequence_by_itself() {
+    let lengths: Option<&'static [u32]> = Some(&[9, 0, 4, 1, 8]);
+    for direction in [
+        Direction::Forward,
+        Direction::Reverse,
+        Direction::Bidirectional,
+    ] {
+        check_cells(Case {
+            lengths,
+            batch: 5,
+            direction,
+            ..SMALL
+        });
+        check(Case {
+            lengths,
+            batch: 5,
+            direction,
+            num_layers: 2,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn saturated_gates_stay_finite() {
+    for cell in [Cell::RnnTanh, Cell::Lstm, Cell::Gru] {
+        check(Case {
+            cell,
+            magnitude: 300.0,
+            seq_len: 3,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn clip_bounds_the_activations() {
+    check_cells(Case {
+        clip: Some(0.3),
+        ..SMALL
+    });
+}
+
+#[test]
+fn nothing_to_do() {
+    check_cells(Case {
+        seq_len: 0,
+        direction: Direction::Bidirectional,
+        num_layers: 2,
+        ..SMALL
+    });
+    check_cells(Case { batch: 0, ..SMALL });
+    check_cells(Case {
+        seq_len: 1,
+        batch: 1,
+        input_size: 1,
+        hidden_size: 1,
+        ..SMALL
+    });
+}
+
+#[test]
+fn chunks_of_steps_give_the_same_bits() {
+    let Some(gpu) = gpu() else { return };
+    for direction in [Direction::Forward, Direction::Bidirectional] {
+        let case = Case {
+            seq_len: 50,
+            direction,
+            num_layers: 2,
+            ..SMALL
+        };
+        let inputs = case.inputs();
+        for (guise, config, how) in variants(&guises(gpu), &case) {
+            let whole = run(&guise, &case, config, &inputs);
+            let few = Capabilities {
+                storage_binding_size: 16 << 10,
+                ..*guise.context().capabilities()
+            };
+            let cut = gpu.with_capabilities(few, Default::default());
+            let dispatches = |capabilities| {
+                config
+                    .plan(capabilities, case.shape(), case.given())
+                    .unwrap()
+                    .dispatches
+                    .len()
+            };
+            assert!(dispatches(&few) > dispatches(guise.context().capabilities()));
+            for (whole, cut) in whole.iter().zip(run(&cut, &case, config, &inputs)) {
+                assert_eq!(bits(whole), bits(&cut), "{how}");
+            }
+        }
+    }
+}
+
+#[test]
+fn single_steps_equal_the_stepped_sequence() {
+    let Some(gpu) = gpu() else { return };
+    for cell in CELLS {
+        let case = Case {
+            cell,
+            num_layers: 2,
+            magnitude: 0.9,
+            ..SMALL
+        };
+        let inputs = case.inputs();
+        let config = case.config(Some(Tier::Stepped), None);
+        let whole = run(gpu, &case, config, &inputs);
+
+        let op = Recurrent::new(gpu.context(), config).unwrap();
+        let packed = pack(gpu, &op, &inputs);
+        let is_lstm = cell == Cell::Lstm;
+        let token = (case.batch * case.hidden_size) as usize;
+        let output = Output::new(gpu, token);
+        let scratch_size = op.scratch_size(RecurrentShape {
+            seq_len: 1,
+            batch: case.batch,
+        });
+        let scratch = gpu.zeros("scratch", scratch_size.unwrap()).unwrap();
+        // the state swaps sides from step to step
+        let h = [0, 1].map(|_| gpu.upload("h", &inputs.h_0).unwrap());
+        let c = [0, 1].map(|_| gpu.upload("c", &inputs.c_0).unwrap());
+        for (step, x) in inputs
+            .input
+            .chunks(inputs.input.len() / case.seq_len as usize)
+            .enumerate()
+        {
+            let x = gpu.upload("input", x).unwrap();
+            let (from, to) = (step % 2, (step + 1) % 2);
+            let buffers = RecurrentBuffers {
+                h_0: Some(h[from].slice(..)),
+                h_n: Some(h[to].slice(..)),
+                c_0: is_lstm.then(|| c[from].slice(..)),
+                c_n: is_lstm.then(|| c[to].slice(..)),
+                ..RecurrentBuffers::new(
+                    x.slice(..),
+                    packed.slice(..),
+                    output.buffer.slice(..),
+                    scratch.slice(..),
+                )
+            };
+            let bound = op.bind_step(case.batch, buffers).unwrap();
+            gpu.run(|pass| {
+                bound.record(pass);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(
+                bits(&output.read(gpu)),
+                bits(&whole[0][step * token..][..token]),
+                "{cell:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    let Some(gpu) = gpu() else { return };
+    let new = |config| {
+        Recurrent::new(gpu.context(), config)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        new(RecurrentConfig {
+            hidden_size: 0,
+            ..Default::default()
+        }),
+        "hidden_size is 0, expected 1 to 16384"
+    );
+    let wide = RecurrentConfig {
+        hidden_size: 16_384,
+        tier: Some(Tier::Resident),
+        ..Default::default()
+    };
+    assert!(new(wide).starts_with("max_compute_workgroup_storage_size is "));
+    let op = Recurrent::new(
+        gpu.context(),
+        RecurrentConfig {
+            cell: Cell::Gru,
+            ..SMALL.config(None, None)
+        },
+    )
+    .unwrap();
+    let buffer = gpu.zeros("tensor", 1 << 16).unwrap();
+    let other = gpu.zeros("tensor", 1 << 16).unwrap();
+    let buffers = RecurrentBuffers::new(
+        buffer.slice(..),
+        buffer.slice(..),
+        other.slice(..32768),
+        other.slice(32768..),
+    );
+    let with_c = RecurrentBuffers {
+        c_0: Some(buffer.slice(..)),
+        ..buffers
+    };
+    assert_eq!(
+        op.bind(SMALL.shape(), with_c).unwrap_err().to_string(),
+        "c_0: only an LSTM has a cell state"
+    );
+    let short = RecurrentBuffers {
+        scratch: other.slice(32768..33024),
+        ..buffers
+    };
+    let message = op.bind(SMALL.shape(), short).unwrap_err().to_string();
+    assert!(
+        message.starts_with("scratch: the slice has 256 bytes, the shape needs "),
+        "{message}"
+    );
+    let packed = gpu
+        .run(|pass| op.pack_weights(pass, &[], buffer.slice(..)))
+        .unwrap_err();
+    assert_eq!(
+        packed.to_string(),
+        "number of weights is 0, expected num_layers * num_directions = 1"
+    );
+}
