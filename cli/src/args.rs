@@ -62,6 +62,8 @@ pub struct Verify {
     /// Seed of the random inputs
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

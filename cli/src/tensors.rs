@@ -166,12 +166,18 @@ impl<'a> Destination<'a> {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
+        if !folder.is_dir() {
+            return Err(wrong(&"there is no such folder to write to"));
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".gatefold-");
         // a temporary file is private by default; this one becomes the user's result
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(|error| wrong(&error))?;
+        // only its kind: the rest names the temporary file, which says nothing to anybody
+        let file = builder
+            .tempfile_in(folder)
+            .map_err(|error| wrong(&error.kind()))?;
         Ok(Self { path, file })
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use gatefold::{Gpu, Variant};
 
 use crate::adapter::Adapter;
+use crate::args::Format;
 use crate::error::{Error, Result};
 use crate::ops::{self, Problem};
 use crate::tensors::{Data, Tensors};
@@ -64,7 +65,9 @@ pub fn run(args: &args::Verify) -> Result<ExitCode> {
             result,
             time: start.elapsed(),
         };
-        bar.suspend(|| report::out(&reports::line(&outcome)))?;
+        if args.output == Format::Table {
+            bar.suspend(|| report::out(&reports::line(&outcome)))?;
+        }
         if let (Err(_), Some(folder)) = (&outcome.result, &args.keep_failing) {
             let adapter = Adapter::of(gpu.info());
             let failure = keep::Failure {
@@ -91,7 +94,13 @@ pub fn run(args: &args::Verify) -> Result<ExitCode> {
         .filter(|outcome| outcome.result.is_err())
         .count();
     let passed = outcomes.len() - failed;
-    report::out(&format!("{passed} passed, {failed} failed\n"))?;
+    let summary = format!("{passed} passed, {failed} failed");
+    if args.output == Format::Table {
+        report::out(&format!("{summary}\n"))?;
+    } else {
+        reports::print(args.output, &summary, &outcomes)?;
+        report::log(summary);
+    }
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 

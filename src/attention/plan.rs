@@ -315,7 +315,7 @@ impl AttentionConfig {
         shape: AttentionShape,
         log_sum_exp: bool,
     ) -> Result<Plan, Error> {
-        let variant = self.variant(capabilities)?;
+        let variant = Variant::choose(self.variant, self.variants(capabilities), "attention")?;
         let value_dim = self.value_dim.unwrap_or(self.head_dim);
         for (name, dim) in [("head_dim", self.head_dim), ("value_dim", value_dim)] {
             if !(1..=MAX_HEAD_DIM).contains(&dim) {
@@ -353,20 +353,6 @@ impl AttentionConfig {
             flops: 2.0 * heads * dims * self.causal.pairs(shape.q_len, shape.kv_len),
             bytes: 4.0 * (dims * (rows + kv_heads * f64::from(shape.kv_len)) + rows),
         })
-    }
-
-    fn variant(&self, capabilities: &Capabilities) -> Result<Variant, Error> {
-        let mut available = self.variants(capabilities);
-        match self.variant {
-            None => available.next().ok_or(Error::Feature {
-                feature: "any variant".into(),
-            }),
-            Some(variant) if available.any(|other| other == variant) => Ok(variant),
-            Some(variant) => {
-                let feature = format!("what the {variant} variant of attention needs").into();
-                Err(Error::Feature { feature })
-            }
-        }
     }
 
     #[expect(

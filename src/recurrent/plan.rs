@@ -114,7 +114,7 @@ impl RecurrentConfig {
         given: Given,
     ) -> Result<Plan, Error> {
         self.check(shape, &given)?;
-        let variant = self.choose_variant(capabilities)?;
+        let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
         let tile = self.choose_tile(capabilities, shape.batch)?;
         let chunk_steps = self.chunk_steps(capabilities, shape);
         let scratch = self.scratch(shape, chunk_steps);
@@ -176,18 +176,6 @@ impl RecurrentConfig {
             }
         }
         Ok(())
-    }
-
-    fn choose_variant(&self, capabilities: &Capabilities) -> Result<Variant, Error> {
-        let mut available = self.variants(capabilities);
-        match self.variant {
-            None => Ok(available.next().unwrap_or(Variant::Portable)),
-            Some(variant) if available.any(|other| other == variant) => Ok(variant),
-            Some(variant) => {
-                let feature = format!("what the {variant} variant of a recurrence needs").into();
-                Err(Error::Feature { feature })
-            }
-        }
     }
 
     fn choose_tile(&self, capabilities: &Capabilities, batch: u32) -> Result<Tile, Error> {
@@ -368,7 +356,11 @@ impl Planner<'_> {
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
             output: ("scratch", output..output + gates_len),
         };
-        product.dispatch(self.capabilities)
+        let best = gemm
+            .variants(self.capabilities)
+            .next()
+            .unwrap_or(Variant::Portable);
+        product.dispatch(self.capabilities, best)
     }
 
     /// Some steps of a chunk whose gates_x are there.

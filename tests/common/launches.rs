@@ -59,6 +59,7 @@ fn gemm(device: &Capabilities) -> Vec<Launch> {
             transpose_b: options & 2 != 0,
             bias: options & 4 != 0,
             accumulate: options & 8 != 0,
+            variant: None,
         };
         for rows in [1, 2, 5, 16, 100] {
             let shape = GemmShape::new(&config, rows, 70, 50);
