@@ -1,5 +1,5 @@
-// gemm_rows_subgroup: the elements of a that all lanes need; each lane loads some and the subgroup hands
-// them round. Same names as gemm_rows_uniform.wgsl.
+// gemm_rows_subgroup: the elements of a that all lanes need; each lane loads some and the subgroup
+// hands them round. Same names as gemm_rows_uniform.wgsl.
 // Holds       the subgroup size is LANES, a constant of the device; ROWS == LANES * ROWS_PER_LANE
 
 struct Lane {

@@ -1,5 +1,5 @@
-// gemm_rows_uniform: the elements of a that all lanes need, each by a load at a uniform address. Same
-// names as gemm_rows_subgroup.wgsl.
+// gemm_rows_uniform: the elements of a that all lanes need, each by a load at a uniform address.
+// Same names as gemm_rows_subgroup.wgsl.
 
 struct Lane {
     @builtin(local_invocation_index) index: u32,

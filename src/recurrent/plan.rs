@@ -271,7 +271,7 @@ impl Planner<'_> {
         let count = self.config.direction.count();
         let (_, whole) = self.layer_output(layer, 0..self.shape.seq_len);
         if (whole.end - whole.start) * 4 + 256 <= self.capabilities.storage_binding_size {
-            return vec![0..count];
+            return std::iter::once(0..count).collect();
         }
         (0..count)
             .map(|direction| direction..direction + 1)
