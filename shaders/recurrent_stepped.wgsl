@@ -10,7 +10,8 @@
 //             splits
 // Holds       any hidden_size; step number in group 1
 // Precision   f32; each sum in an order fixed by the constants
-// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_*.wgsl
+// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_rnn.wgsl,
+//             recurrent_cell_lstm.wgsl or recurrent_cell_gru.wgsl
 
 const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
 const ROW_GATES: u32 = BATCH * NUM_GATES;
