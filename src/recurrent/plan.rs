@@ -124,7 +124,7 @@ impl RecurrentConfig {
             shape,
             given,
             tile,
-            subgroup: variant == Variant::Subgroup,
+            variant,
             scratch,
         };
         let mut dispatches = Vec::new();
@@ -243,7 +243,7 @@ struct Planner<'a> {
     shape: RecurrentShape,
     given: Given,
     tile: Tile,
-    subgroup: bool,
+    variant: Variant,
     scratch: Scratch,
 }
 
@@ -356,11 +356,7 @@ impl Planner<'_> {
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
             output: ("scratch", output..output + gates_len),
         };
-        let best = gemm
-            .variants(self.capabilities)
-            .next()
-            .unwrap_or(Variant::Portable);
-        product.dispatch(self.capabilities, best)
+        product.dispatch(self.capabilities, self.variant)
     }
 
     /// Some steps of a chunk whose gates_x are there.
@@ -443,7 +439,7 @@ impl Planner<'_> {
         };
         let scratch = Operand::whole("scratch", 4 * self.scratch.layer_output);
         Dispatch {
-            kernel: self.tile.kernel(config.cell, self.subgroup),
+            kernel: self.tile.kernel(config.cell, self.variant),
             constants: self.tile.constants(config),
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],
