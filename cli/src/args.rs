@@ -53,6 +53,9 @@ pub struct Verify {
     /// Only adapters whose name, backend or driver contains this
     #[arg(long)]
     pub adapter: Option<String>,
+    /// Also, on software adapters, the kernels that some of them take minutes to compile
+    #[arg(long)]
+    pub all: bool,
     /// Write reports: junit=FILE, json=FILE, md=FILE
     #[arg(long, value_delimiter = ',', value_parser = report_file)]
     pub report: Vec<(ReportKind, PathBuf)>,

@@ -117,7 +117,7 @@ fn choice(problem: &dyn Problem, capabilities: &Capabilities) -> Choice {
         Ok(plan) => Choice {
             op,
             shape,
-            variant: Some(plan.variant.to_string()),
+            variant: Some(problem.variant_name(&plan)),
             tile: plan.describe,
             why: reason(plan.variant, capabilities),
             not,
