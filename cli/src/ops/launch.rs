@@ -1,0 +1,95 @@
+//! An operation with its tensors on a device.
+
+use gatefold::{Bound, Gpu, Plan, wgpu};
+
+use crate::error::{Error, Result};
+use crate::tensors::{Tensor, Tensors};
+
+/// Words behind every output, inside the slice that is bound, which no kernel may touch.
+const CANARIES: usize = 64;
+const CANARY: u32 = 0x7fc0_ca9a;
+
+/// Bound and ready to be recorded.
+pub struct Launch {
+    pub plan: Plan,
+    bound: Bound,
+    outputs: Vec<Output>,
+}
+
+/// An output full of NaN, so that what a kernel leaves out shows.
+pub struct Output {
+    name: &'static str,
+    shape: Vec<usize>,
+    buffer: wgpu::Buffer,
+}
+
+impl Output {
+    pub fn new(gpu: &Gpu, name: &'static str, shape: &[usize]) -> Result<Self> {
+        let len: usize = shape.iter().product();
+        let buffer = gpu.zeros(name, 4 * (len + CANARIES) as u64)?;
+        let output = Self {
+            name,
+            shape: shape.to_vec(),
+            buffer,
+        };
+        output.poison(gpu);
+        Ok(output)
+    }
+
+    pub fn slice(&self) -> wgpu::BufferSlice<'_> {
+        self.buffer.slice(..)
+    }
+
+    fn poison(&self, gpu: &Gpu) {
+        let mut words = vec![f32::NAN.to_bits(); self.shape.iter().product()];
+        words.resize(words.len() + CANARIES, CANARY);
+        gpu.queue()
+            .write_buffer(&self.buffer, 0, bytemuck::cast_slice(&words));
+    }
+
+    fn read(&self, gpu: &Gpu) -> Result<Tensor> {
+        let words: Vec<u32> = gpu.download(&self.buffer)?;
+        let (values, canaries) = words.split_at(self.shape.iter().product());
+        if canaries.iter().any(|&word| word != CANARY) {
+            let name = self.name;
+            return Err(Error::failed(format_args!(
+                "{name}: a kernel wrote behind it"
+            )));
+        }
+        let values = values.iter().map(|&word| f32::from_bits(word)).collect();
+        Ok(Tensor::f32(&self.shape, values))
+    }
+}
+
+impl Launch {
+    pub fn new(plan: Plan, bound: Bound, outputs: Vec<Output>) -> Self {
+        Self {
+            plan,
+            bound,
+            outputs,
+        }
+    }
+
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        self.bound.record(pass);
+    }
+
+    pub fn num_dispatches(&self) -> u32 {
+        self.bound.num_dispatches()
+    }
+
+    /// Runs once and reads the outputs.
+    pub fn run(&self, gpu: &Gpu) -> Result<Tensors> {
+        for output in &self.outputs {
+            output.poison(gpu);
+        }
+        gpu.run(|pass| {
+            self.record(pass);
+            Ok(())
+        })?;
+        self.outputs
+            .iter()
+            .map(|output| Ok((output.name.to_owned(), output.read(gpu)?)))
+            .collect()
+    }
+}

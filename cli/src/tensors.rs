@@ -1,0 +1,233 @@
+//! Named tensors, and the safetensors files they come from and go to.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+
+use crate::error::{Error, Result};
+
+/// Tensors by name.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Values in row-major order, the last axis contiguous.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub data: Data,
+}
+
+/// What the operations tell apart. Halves are widened when they are read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    I64(Vec<i64>),
+    Bool(Vec<bool>),
+}
+
+impl Tensor {
+    pub fn f32(shape: &[usize], data: Vec<f32>) -> Self {
+        Self {
+            shape: shape.to_vec(),
+            data: Data::F32(data),
+        }
+    }
+
+    pub fn f64(shape: &[usize], data: Vec<f64>) -> Self {
+        Self {
+            shape: shape.to_vec(),
+            data: Data::F64(data),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.data {
+            Data::F32(_) => "F32",
+            Data::F64(_) => "F64",
+            Data::I64(_) => "I64",
+            Data::Bool(_) => "BOOL",
+        }
+    }
+}
+
+/// The values of the tensor `name`, which must be there.
+pub fn floats<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [f32]> {
+    let tensor = get(tensors, name)?;
+    match &tensor.data {
+        Data::F32(data) => Ok(data),
+        _ => {
+            let kind = tensor.kind();
+            Err(Error::usage(format_args!(
+                "{name}: type {kind}, expected F32, F16 or BF16"
+            )))
+        }
+    }
+}
+
+pub fn get<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor> {
+    tensors
+        .get(name)
+        .ok_or_else(|| Error::usage(format_args!("{name}: is needed and missing")))
+}
+
+pub fn read(path: &Path) -> Result<Tensors> {
+    let file = path.display();
+    let bytes =
+        std::fs::read(path).map_err(|error| Error::usage(format_args!("{file}: {error}")))?;
+    let parsed = SafeTensors::deserialize(&bytes)
+        .map_err(|error| Error::usage(format_args!("{file}: no safetensors file: {error}")))?;
+    parsed
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let tensor = decode(&name, &view)?;
+            Ok((name, tensor))
+        })
+        .collect()
+}
+
+fn decode(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
+    let bytes = view.data();
+    let data = match view.dtype() {
+        Dtype::F32 => Data::F32(each(bytes, f32::from_le_bytes)),
+        Dtype::F16 => Data::F32(each(bytes, |b| f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => Data::F32(each(bytes, |b| bf16::from_le_bytes(b).to_f32())),
+        Dtype::F64 => Data::F64(each(bytes, f64::from_le_bytes)),
+        Dtype::I32 => Data::I64(each(bytes, |b| i32::from_le_bytes(b).into())),
+        Dtype::I64 => Data::I64(each(bytes, i64::from_le_bytes)),
+        Dtype::BOOL | Dtype::U8 => Data::Bool(bytes.iter().map(|&byte| byte != 0).collect()),
+        other => {
+            return Err(Error::usage(format_args!(
+                "{name}: type {other}, expected F32, F16, BF16, I32, I64, BOOL or U8"
+            )));
+        }
+    };
+    Ok(Tensor {
+        shape: view.shape().to_vec(),
+        data,
+    })
+}
+
+fn each<const N: usize, T>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let (elements, _) = bytes.as_chunks::<N>();
+    elements.iter().map(|&element| from(element)).collect()
+}
+
+impl View for &Tensor {
+    fn dtype(&self) -> Dtype {
+        match self.data {
+            Data::F32(_) => Dtype::F32,
+            Data::F64(_) => Dtype::F64,
+            Data::I64(_) => Dtype::I64,
+            Data::Bool(_) => Dtype::BOOL,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match &self.data {
+            Data::F32(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::F64(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::I64(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::Bool(data) => data.iter().map(|&x| u8::from(x)).collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
+    }
+}
+
+/// A file that is written beside its destination and takes its place when it is complete, so that a
+/// failure leaves nothing half-written and an older file as it was.
+#[derive(Debug)]
+pub struct Destination<'a> {
+    path: &'a Path,
+    file: tempfile::NamedTempFile,
+}
+
+impl<'a> Destination<'a> {
+    /// Finds out at once whether `path` can be written.
+    pub fn create(path: &'a Path) -> Result<Self> {
+        let wrong = |problem: &dyn std::fmt::Display| {
+            Error::usage(format_args!("{}: {problem}", path.display()))
+        };
+        if path.is_dir() {
+            return Err(wrong(&"is a folder"));
+        }
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".gatefold-");
+        // a temporary file is private by default; this one becomes the user's result
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder).map_err(|error| wrong(&error))?;
+        Ok(Self { path, file })
+    }
+
+    pub fn write(mut self, tensors: &Tensors) -> Result<()> {
+        let path = self.path.display();
+        let failed = |error: &dyn std::fmt::Display| Error::failed(format_args!("{path}: {error}"));
+        let bytes = safetensors::serialize(tensors, None).map_err(|error| failed(&error))?;
+        self.file
+            .write_all(&bytes)
+            .map_err(|error| failed(&error))?;
+        self.file
+            .persist(self.path)
+            .map_err(|error| failed(&error.error))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(dtype: Dtype, bytes: &[u8]) -> Tensor {
+        let len = bytes.len() * 8 / dtype.bitsize();
+        decode("x", &TensorView::new(dtype, vec![len], bytes).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn element_types_are_widened() {
+        assert_eq!(view(Dtype::F16, &[0, 0x3c]).data, Data::F32(vec![1.0]));
+        assert_eq!(view(Dtype::BF16, &[0x80, 0x3f]).data, Data::F32(vec![1.0]));
+        let minus_two = (-2_i32).to_le_bytes();
+        assert_eq!(view(Dtype::I32, &minus_two).data, Data::I64(vec![-2]));
+        assert_eq!(view(Dtype::U8, &[0, 3]).data, Data::Bool(vec![false, true]));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let tensors = Tensors::from([
+            (
+                "a".to_owned(),
+                Tensor::f32(&[2, 1], vec![1.5, f32::NEG_INFINITY]),
+            ),
+            ("b".to_owned(), Tensor::f64(&[0, 3], vec![])),
+        ]);
+        Destination::create(&path).unwrap().write(&tensors).unwrap();
+        assert_eq!(read(&path).unwrap(), tensors);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_destination_that_is_given_up_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Destination::create(&folder.path().join("x")).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(Destination::create(folder.path()).is_err());
+    }
+}
