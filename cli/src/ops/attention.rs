@@ -50,7 +50,7 @@ impl Attention {
             value_dim: self.value_dim() as usize,
             scale: config
                 .scale
-                .unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt()),
+                .map_or_else(|| f64::from(config.head_dim).sqrt().recip(), f64::from),
             causal: config.causal.offset(shape.q_len, shape.kv_len),
         }
     }
