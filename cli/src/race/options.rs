@@ -25,7 +25,7 @@ pub struct Options {
     /// A small race: under a minute on two cores without a GPU
     #[arg(long)]
     pub quick: bool,
-    /// Lengths of the sequence, as a list or a range [default: 128-8192*2; quick: 64-1024*2]
+    /// Lengths of the sequence, as a list or a range [default: 128-8192*2; quick: 64-4096*2]
     #[arg(long)]
     pub seq_len: Vec<List>,
     /// Numbers per token and per state, the same for all [default: 256; quick: 128]
@@ -40,10 +40,10 @@ pub struct Options {
     /// Time the steps alone and the attention alone, with what the projections made already in memory
     #[arg(long)]
     pub no_projections: bool,
-    /// Seconds to measure each point for [default: 1; quick: 0.25]
+    /// Seconds to measure each point for [default: 1; quick: 0.5]
     #[arg(long, value_parser = args::seconds)]
     pub seconds: Option<f64>,
-    /// A contestant stops before a point that would take more seconds [default: 30; quick: 4]
+    /// A contestant stops before a point that would take more seconds [default: 30; quick: 5]
     #[arg(long, value_parser = args::seconds)]
     pub limit: Option<f64>,
 }
@@ -96,7 +96,7 @@ impl Options {
                 "--heads is {heads}, expected a divisor of the width {width} that leaves at most 256"
             )));
         }
-        let last = if self.quick { 1024 } else { 8192 };
+        let last = if self.quick { 4096 } else { 8192 };
         let mut lengths = list::values(&self.seq_len)
             .unwrap_or_else(|| (6..14).map(|power| 1 << power).collect());
         if self.seq_len.is_empty() {
@@ -123,7 +123,7 @@ impl Options {
 
     fn pace(&self) -> Pace {
         let (seconds, samples, peak, point, total) = if self.quick {
-            (0.25, 10, 0.05, 4.0, 45.0)
+            (0.5, 15, 0.05, 5.0, 45.0)
         } else {
             (1.0, 20, 0.15, 30.0, 900.0)
         };
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!((full.width, full.heads, full.batch), (256, 4, 1));
         assert_eq!(full.lengths, [128, 256, 512, 1024, 2048, 4096, 8192]);
         let quick = setup("--quick").unwrap();
-        assert_eq!(quick.lengths, [64, 128, 256, 512, 1024]);
+        assert_eq!(quick.lengths, [64, 128, 256, 512, 1024, 2048, 4096]);
     }
 
     #[test]

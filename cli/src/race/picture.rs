@@ -47,28 +47,31 @@ pub fn draw(race: &Race) -> Result<String> {
 
 fn heading(canvas: &Canvas<'_>, race: &Race) -> Result<()> {
     let [width, projections, _] = race.conditions();
-    canvas.text(&finding(race), (60, 62), Ink::bold(44, INK))?;
-    canvas.text(&race.adapter.describe(), (60, 112), Ink::plain(23, SOFT))?;
-    canvas.text(
-        &format!("{width} · {projections}"),
-        (60, 144),
-        Ink::plain(23, SOFT),
-    )
+    let (title, adapter) = ("One step after another", race.adapter.describe());
+    canvas.text(title, (60, 58), Ink::bold(46, INK))?;
+    canvas.text(&finding(race), (60, 108), Ink::plain(34, INK))?;
+    canvas.text(&adapter, (60, 158), Ink::plain(22, SOFT))?;
+    let conditions = format!("{width} · {projections}");
+    canvas.text(&conditions, (60, 190), Ink::plain(22, SOFT))
 }
 
 /// The result in one line.
 fn finding(race: &Race) -> String {
-    let lead = "One step after another";
     let crossing = ["lstm", "gru", "rnn"]
         .iter()
         .find_map(|op| race.crossings.iter().find(|crossing| crossing.op == *op));
-    let Some(Crossing { op, up_to, .. }) = crossing else {
-        return lead.into();
+    let Some(Crossing {
+        op, up_to, tokens, ..
+    }) = crossing
+    else {
+        return "RNN, LSTM and GRU against attention".into();
     };
     let name = words::op(op);
-    if let Some(tokens) = crossing.and_then(|crossing| crossing.tokens) {
-        let tokens = words::count(tokens);
-        return format!("{lead}: up to {tokens} tokens, attention beats the {name}");
+    if let Some(tokens) = tokens {
+        let tokens = words::count(*tokens);
+        return format!(
+            "attention beats the {name} up to {tokens} tokens, and loses from there on"
+        );
     }
     let at = |op: &str| {
         let points = race.points(op);
@@ -77,11 +80,11 @@ fn finding(race: &Race) -> String {
     };
     let times = at(op) / at("attention");
     if times >= 1.0 {
-        let times = words::short(times);
-        format!("{lead}: at {up_to} tokens the {name} takes {times} times as long as attention")
+        let times = words::times(times);
+        format!("at {up_to} tokens the {name} takes {times} times as long as attention")
     } else {
-        let times = words::short(1.0 / times);
-        format!("{lead}: at {up_to} tokens attention takes {times} times as long as the {name}")
+        let times = words::times(1.0 / times);
+        format!("at {up_to} tokens attention takes {times} times as long as the {name}")
     }
 }
 
@@ -131,7 +134,7 @@ fn end_labels(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
         if Some(length) != longest {
             time = format!("{time} at {length}");
         }
-        canvas.text(&time, (x + 148, y), Ink::plain(26, COLORS[i]))?;
+        canvas.text(&time, (x + 168, y), Ink::plain(26, COLORS[i]))?;
     }
     Ok(())
 }
@@ -180,16 +183,16 @@ fn crossings(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
     for (i, (place, label)) in places.iter().enumerate() {
         let y = axes.top() + 26 + 38 * (count - 1 - i as i32);
         canvas.line(&[(place.0, place.1 - 14), (place.0, y - 12)], FAINT, 2)?;
-        let width = 14 * label.len() as i32;
+        let width = 17 * label.len() as i32;
         let x = (place.0 - 12).max(axes.left() + 16 + width);
-        canvas.text(label, (x, y), Ink::bold(25, INK).right())?;
+        canvas.label(label, (x, y), Ink::bold(25, INK).right())?;
     }
     if places.is_empty() {
         let place = (axes.left() + 24, axes.top() + 26);
         let last = race.crossings.iter().map(|crossing| crossing.up_to).max();
         if let Some(last) = last {
             let label = format!("no crossing up to {last} tokens");
-            canvas.text(&label, place, Ink::bold(25, INK))?;
+            canvas.label(&label, place, Ink::bold(25, INK))?;
         }
     }
     Ok(())

@@ -166,6 +166,8 @@ impl Race {
     /// What needs all rows: crossings, and how near each came to the best that the device gave in this run,
     /// be it to a row itself.
     pub fn finish(&mut self, roof: &gatefold::peak::Peak) {
+        let place = |op| OPS.iter().position(|other| *other == op);
+        self.rows.sort_by_key(|row| (place(row.op), row.seq_len));
         let mut roof = roof.clone();
         for row in &self.rows {
             let kernel = format!("{}, {} tokens", row.op, row.seq_len);
@@ -216,7 +218,7 @@ impl Race {
         let repeated = if self.text.repeated { ", repeated" } else { "" };
         [
             format!(
-                "f32, width {}, {} heads x {head_dim}, batch {}",
+                "f32, width {}, {} heads × {head_dim}, batch {}",
                 self.width, self.heads, self.batch
             ),
             projections.into(),

@@ -33,6 +33,15 @@ pub fn short(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A factor: `2.7`, `15`.
+pub fn times(value: f64) -> String {
+    if value < 10.0 {
+        format!("{value:.1}")
+    } else {
+        short(value.round())
+    }
+}
+
 /// As a person says it.
 pub fn op(op: &str) -> &str {
     match op {
@@ -57,5 +66,7 @@ mod tests {
         assert_eq!(count(2123.0), "2.12k");
         assert_eq!(count(3.2e6), "3.2M");
         assert_eq!(short(100.0), "100");
+        assert_eq!(times(2.68), "2.7");
+        assert_eq!(times(15.4), "15");
     }
 }

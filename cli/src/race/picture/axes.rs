@@ -9,8 +9,8 @@ use plotters::style::RGBColor;
 
 const LEFT: i32 = 170;
 const RIGHT: i32 = 1230;
-const TOP: i32 = 206;
-const BOTTOM: i32 = 716;
+const TOP: i32 = 258;
+const BOTTOM: i32 = 728;
 const GRID: RGBColor = RGBColor(228, 228, 228);
 
 pub struct Axes {
@@ -97,13 +97,13 @@ impl Axes {
         canvas.line(&[(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], INK, 2)?;
         canvas.text(
             "time for the whole sequence",
-            (60, TOP - 24),
+            (60, TOP - 28),
             Ink::plain(24, SOFT),
         )?;
         let middle = (LEFT + RIGHT) / 2;
         canvas.text(
             "sequence length in tokens",
-            (middle, BOTTOM + 66),
+            (middle, BOTTOM + 64),
             Ink::plain(24, SOFT).centered(),
         )
     }

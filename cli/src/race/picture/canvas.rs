@@ -5,8 +5,8 @@ use std::fmt::Display;
 
 use plotters::coord::Shift;
 use plotters::prelude::{
-    Circle, DrawingArea, FontStyle, IntoDrawingArea, IntoFont, PathElement, Polygon, SVGBackend,
-    ShapeStyle, Text, WHITE,
+    Circle, DrawingArea, FontStyle, IntoDrawingArea, IntoFont, PathElement, Polygon, Rectangle,
+    SVGBackend, ShapeStyle, Text, WHITE,
 };
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, RGBColor};
@@ -88,6 +88,22 @@ impl<'a> Canvas<'a> {
             .pos(Pos::new(ink.anchor, VPos::Center));
         let text = Text::new(text.to_owned(), place, style);
         self.0.draw(&text).map_err(failed)
+    }
+
+    /// A word in the picture, on white so that no line runs through it.
+    pub fn label(&self, text: &str, place: Place, ink: Ink) -> Result<()> {
+        // of a bold sans-serif, generously
+        let width = ink.size * 7 * text.chars().count() as i32 / 10;
+        let left = match ink.anchor {
+            HPos::Left => place.0,
+            HPos::Right => place.0 - width,
+            HPos::Center => place.0 - width / 2,
+        };
+        let half = ink.size * 2 / 3;
+        let corners = [(left, place.1 - half), (left + width, place.1 + half)];
+        let ground = Rectangle::new(corners, WHITE.filled());
+        self.0.draw(&ground).map_err(failed)?;
+        self.text(text, place, ink)
     }
 
     pub fn line(&self, places: &[Place], color: RGBColor, width: u32) -> Result<()> {
