@@ -55,6 +55,9 @@ pub struct Verify {
     /// Only adapters whose name, backend or driver contains this
     #[arg(long)]
     pub adapter: Option<String>,
+    /// Also, on software adapters, the kernels that some of them take minutes to compile
+    #[arg(long)]
+    pub all: bool,
     /// Write reports: junit=FILE, json=FILE, md=FILE
     #[arg(long, value_delimiter = ',', value_parser = report_file)]
     pub report: Vec<(ReportKind, PathBuf)>,
@@ -64,6 +67,8 @@ pub struct Verify {
     /// Seed of the random inputs
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -129,7 +129,7 @@ fn measure(
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
         dtype: "f32",
-        variant: plan.variant.to_string(),
+        variant: problem.variant_name(plan),
         dispatches: launch.num_dispatches(),
         median_us: None,
         p5_us: None,

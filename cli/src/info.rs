@@ -117,7 +117,7 @@ fn choice(problem: &dyn Problem, capabilities: &Capabilities) -> Choice {
         Ok(plan) => Choice {
             op,
             shape,
-            variant: Some(plan.variant.to_string()),
+            variant: Some(problem.variant_name(&plan)),
             tile: plan.describe,
             why: reason(plan.variant, capabilities),
             not,
@@ -135,13 +135,21 @@ fn choice(problem: &dyn Problem, capabilities: &Capabilities) -> Choice {
 
 fn reason(variant: Variant, capabilities: &Capabilities) -> String {
     let device = if capabilities.cpu {
-        "a CPU's tile"
+        "computes on a CPU"
     } else {
-        "a GPU's tile"
+        "a GPU"
     };
     match (variant, capabilities.subgroup_size) {
-        (Variant::Subgroup, Some((min, max))) => format!("{device}; subgroups of {min} to {max}"),
-        _ => format!("{device}; runs everywhere"),
+        (Variant::Subgroup, Some(size)) => format!("{device} with {}", subgroups(size)),
+        _ => format!("{device}; this variant runs everywhere"),
+    }
+}
+
+fn subgroups((min, max): (u32, u32)) -> String {
+    if min == max {
+        format!("subgroups of {min}")
+    } else {
+        format!("subgroups of {min} to {max}")
     }
 }
 
@@ -157,11 +165,8 @@ fn lacking(variant: Variant, capabilities: &Capabilities) -> String {
 
 fn abilities_line(entry: &Entry) -> String {
     let abilities = &entry.capabilities;
-    let subgroups = match (abilities.subgroup_min_size, abilities.subgroup_max_size) {
-        (Some(min), Some(max)) if min == max => format!("subgroups of {min}"),
-        (Some(min), Some(max)) => format!("subgroups of {min} to {max}"),
-        _ => "no subgroups".into(),
-    };
+    let sizes = abilities.subgroup_min_size.zip(abilities.subgroup_max_size);
+    let subgroups = sizes.map_or("no subgroups".into(), subgroups);
     let has = |has: bool, what: &str| {
         if has {
             what.into()

@@ -20,6 +20,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 fn main() -> ExitCode {
+    quiet_wayland();
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(error) => return usage(&error),
@@ -38,6 +39,15 @@ fn main() -> ExitCode {
             report::log(format_args!("error: {error}"));
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// A Vulkan layer of Mesa asks for a Wayland display, and libwayland complains on standard error where the
+/// variable is missing. The path holds no display either, which it takes in silence.
+fn quiet_wayland() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var("XDG_RUNTIME_DIR", "/dev/null") };
     }
 }
 

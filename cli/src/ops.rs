@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::tensors::Tensors;
 
 pub use launch::Launch;
+use recurrent::Kind;
 
 /// One shape of one operation with its options, checked.
 pub trait Problem {
@@ -33,6 +34,11 @@ pub trait Problem {
     /// Steps of a recurrence, for times per step.
     fn steps(&self) -> Option<u64> {
         None
+    }
+
+    /// What a plan of this runs with, as reports name it.
+    fn variant_name(&self, plan: &Plan) -> String {
+        plan.variant.to_string()
     }
 
     /// The variants that a device can run, best first.
@@ -110,9 +116,9 @@ impl RunOp {
         match self {
             Self::Attention(op) => attention::from_tensors(&op.common, &op.options, tensors),
             Self::AdditiveAttention(_) => Err(Error::not_yet("additive-attention")),
-            Self::Rnn(op) => recurrent::from_tensors("rnn", &op.options),
-            Self::Lstm(op) => recurrent::from_tensors("lstm", &op.options),
-            Self::Gru(op) => recurrent::from_tensors("gru", &op.options),
+            Self::Rnn(op) => recurrent::from_tensors(Kind::Rnn, &op.common, &op.options, tensors),
+            Self::Lstm(op) => recurrent::from_tensors(Kind::Lstm, &op.common, &op.options, tensors),
+            Self::Gru(op) => recurrent::from_tensors(Kind::Gru, &op.common, &op.options, tensors),
         }
     }
 }
@@ -141,19 +147,30 @@ impl BenchOp {
     pub fn problems(&self) -> Result<Vec<Box<dyn Problem>>> {
         match self {
             Self::Attention(op) => attention::grid(&op.options),
-            Self::Rnn(op) => recurrent::grid("rnn", &op.options),
-            Self::Lstm(op) => recurrent::grid("lstm", &op.options),
-            Self::Gru(op) => recurrent::grid("gru", &op.options),
+            Self::Rnn(op) => recurrent::grid(Kind::Rnn, &op.options),
+            Self::Lstm(op) => recurrent::grid(Kind::Lstm, &op.options),
+            Self::Gru(op) => recurrent::grid(Kind::Gru, &op.options),
         }
     }
 }
 
-/// What `verify` runs, with a name each.
-pub fn cases() -> Vec<(&'static str, Box<dyn Problem>)> {
-    attention::cases()
+/// What `verify` runs.
+pub struct Case {
+    pub name: String,
+    pub problem: Box<dyn Problem>,
+    /// Kernels that some software adapters compile for minutes: left out there unless asked for.
+    pub slow_to_compile: bool,
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = attention::cases();
+    cases.extend(recurrent::cases());
+    cases
 }
 
 /// Shapes of every day, for `info` to say what they run with.
 pub fn showcase() -> Vec<Box<dyn Problem>> {
-    attention::showcase()
+    let mut problems = attention::showcase();
+    problems.extend(recurrent::showcase());
+    problems
 }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -47,7 +47,7 @@ impl Cell {
 fn rounded(value: f64) -> String {
     let magnitude = value.abs();
     match magnitude {
-        0.0 => "0".into(),
+        0.0..1e7 if value.fract() == 0.0 => format!("{value:.0}"),
         1e-3..10.0 => format!("{value:.3}"),
         10.0..100.0 => format!("{value:.2}"),
         100.0..1000.0 => format!("{value:.1}"),
@@ -55,6 +55,9 @@ fn rounded(value: f64) -> String {
         _ => format!("{value:.2e}"),
     }
 }
+
+const HEADER_LINE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// Prints rows under a header, or `json` instead. `title` is for people only.
 pub fn print(
@@ -64,15 +67,14 @@ pub fn print(
     rows: &[Vec<Cell>],
     json: &impl Serialize,
 ) -> Result<()> {
-    let text = match format {
-        Format::Json => self::json(json)?,
-        Format::Csv => csv(header, rows)?,
+    match format {
+        Format::Json => out(&self::json(json)?),
+        Format::Csv => out(&csv(header, rows)?),
         Format::Table | Format::Md => {
             let table = table(format, header, rows);
-            format!("{title}\n\n{table}\n")
+            out(&format!("{title}\n\n{table}\n"))
         }
-    };
-    out(&text)
+    }
 }
 
 pub fn table(format: Format, header: &[&str], rows: &[Vec<Cell>]) -> String {
@@ -80,8 +82,10 @@ pub fn table(format: Format, header: &[&str], rows: &[Vec<Cell>]) -> String {
     table.load_style(if format == Format::Md {
         presets::ASCII_MARKDOWN
     } else {
-        presets::UTF8_HORIZONTAL_ONLY
+        HEADER_LINE
     });
+    // fits a terminal; elsewhere lines are as long as they are
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.to_vec());
     for row in rows {
         table.add_row(row.iter().map(|cell| {
@@ -149,7 +153,7 @@ mod tests {
         let numbers = [0.0, 1.23456, 12.3456, 123.456, 1234.56, 1e-6, 1e9, -2.0];
         let text = numbers.map(rounded);
         let expected = [
-            "0", "1.235", "12.35", "123.5", "1235", "1.00e-6", "1.00e9", "-2.000",
+            "0", "1.235", "12.35", "123.5", "1235", "1.00e-6", "1.00e9", "-2",
         ];
         assert_eq!(text, expected);
     }

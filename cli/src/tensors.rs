@@ -44,12 +44,46 @@ impl Tensor {
         }
     }
 
+    /// With the first two axes exchanged; the tensor has at least two.
+    pub fn swap_axes(&self) -> Self {
+        let (a, b) = (self.shape[0], self.shape[1]);
+        let row: usize = self.shape[2..].iter().product();
+        fn swap<T: Copy>(data: &[T], a: usize, b: usize, row: usize) -> Vec<T> {
+            let at = |i: usize| ((i % a) * b + i / a) * row;
+            (0..a * b)
+                .flat_map(|i| data[at(i)..][..row].iter().copied())
+                .collect()
+        }
+        let data = match &self.data {
+            Data::F32(data) => Data::F32(swap(data, a, b, row)),
+            Data::F64(data) => Data::F64(swap(data, a, b, row)),
+            Data::I64(data) => Data::I64(swap(data, a, b, row)),
+            Data::Bool(data) => Data::Bool(swap(data, a, b, row)),
+        };
+        let shape = [&[b, a], &self.shape[2..]].concat();
+        Self { shape, data }
+    }
+
     fn kind(&self) -> &'static str {
         match self.data {
             Data::F32(_) => "F32",
             Data::F64(_) => "F64",
             Data::I64(_) => "I64",
             Data::Bool(_) => "BOOL",
+        }
+    }
+}
+
+/// The whole numbers of the tensor `name`, which must be there.
+pub fn integers<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [i64]> {
+    let tensor = get(tensors, name)?;
+    match &tensor.data {
+        Data::I64(data) => Ok(data),
+        _ => {
+            let kind = tensor.kind();
+            Err(Error::usage(format_args!(
+                "{name}: type {kind}, expected I32 or I64"
+            )))
         }
     }
 }
@@ -66,6 +100,13 @@ pub fn floats<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [f32]> {
             )))
         }
     }
+}
+
+/// "name: shape [..], expected .."
+pub fn mismatch(tensors: &Tensors, name: &str, wanted: &str) -> Error {
+    let shape = tensors.get(name).map(|tensor| tensor.shape.as_slice());
+    let shape = shape.unwrap_or_default();
+    Error::usage(format_args!("{name}: shape {shape:?}, expected {wanted}"))
 }
 
 pub fn get<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor> {
@@ -166,12 +207,18 @@ impl<'a> Destination<'a> {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
+        if !folder.is_dir() {
+            return Err(wrong(&"there is no such folder to write to"));
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".gatefold-");
         // a temporary file is private by default; this one becomes the user's result
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(|error| wrong(&error))?;
+        // only its kind: the rest names the temporary file, which says nothing to anybody
+        let file = builder
+            .tempfile_in(folder)
+            .map_err(|error| wrong(&error.kind()))?;
         Ok(Self { path, file })
     }
 
@@ -205,6 +252,14 @@ mod tests {
         let minus_two = (-2_i32).to_le_bytes();
         assert_eq!(view(Dtype::I32, &minus_two).data, Data::I64(vec![-2]));
         assert_eq!(view(Dtype::U8, &[0, 3]).data, Data::Bool(vec![false, true]));
+    }
+
+    #[test]
+    fn axes_swap_there_and_back() {
+        let tensor = Tensor::f32(&[2, 3, 1], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let swapped = Tensor::f32(&[3, 2, 1], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        assert_eq!(tensor.swap_axes(), swapped);
+        assert_eq!(swapped.swap_axes(), tensor);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub struct Launch {
 pub struct Output {
     name: &'static str,
     shape: Vec<usize>,
+    swapped: bool,
     buffer: wgpu::Buffer,
 }
 
@@ -30,10 +31,16 @@ impl Output {
         let output = Self {
             name,
             shape: shape.to_vec(),
+            swapped: false,
             buffer,
         };
         output.poison(gpu);
         Ok(output)
+    }
+
+    /// Exchanges the first two axes of what is read.
+    pub fn swapped(self, swapped: bool) -> Self {
+        Self { swapped, ..self }
     }
 
     pub fn slice(&self) -> wgpu::BufferSlice<'_> {
@@ -57,7 +64,12 @@ impl Output {
             )));
         }
         let values = values.iter().map(|&word| f32::from_bits(word)).collect();
-        Ok(Tensor::f32(&self.shape, values))
+        let tensor = Tensor::f32(&self.shape, values);
+        Ok(if self.swapped {
+            tensor.swap_axes()
+        } else {
+            tensor
+        })
     }
 }
 

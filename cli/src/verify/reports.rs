@@ -42,7 +42,7 @@ pub fn line(outcome: &Outcome) -> String {
 pub fn write(kind: ReportKind, file: &Path, outcomes: &[Outcome]) -> Result<()> {
     let text = match kind {
         ReportKind::Junit => junit(outcomes)?,
-        ReportKind::Json => json(outcomes)?,
+        ReportKind::Json => report::json(&document(outcomes))?,
         ReportKind::Md => markdown(outcomes),
     };
     let failed = |error| Error::failed(format_args!("{}: {error}", file.display()));
@@ -73,7 +73,12 @@ fn junit(outcomes: &[Outcome]) -> Result<String> {
     report.to_string().map_err(Error::failed)
 }
 
-fn json(outcomes: &[Outcome]) -> Result<String> {
+/// To standard output.
+pub fn print(format: Format, title: &str, outcomes: &[Outcome]) -> Result<()> {
+    report::print(format, title, &HEADER, &rows(outcomes), &document(outcomes))
+}
+
+fn document(outcomes: &[Outcome]) -> Document<'_> {
     let cases: Vec<_> = outcomes
         .iter()
         .map(|outcome| Entry {
@@ -88,16 +93,22 @@ fn json(outcomes: &[Outcome]) -> Result<String> {
         })
         .collect();
     let passed = cases.iter().filter(|case| case.passed).count();
-    report::json(&Document {
+    Document {
         schema: 1,
         passed,
         failed: cases.len() - passed,
         cases,
-    })
+    }
 }
 
 fn markdown(outcomes: &[Outcome]) -> String {
-    let rows: Vec<_> = outcomes
+    report::table(Format::Md, &HEADER, &rows(outcomes)) + "\n"
+}
+
+const HEADER: [&str; 5] = ["adapter", "case", "shape", "tile", "result"];
+
+fn rows(outcomes: &[Outcome]) -> Vec<Vec<Cell>> {
+    outcomes
         .iter()
         .map(|outcome| {
             vec![
@@ -107,13 +118,11 @@ fn markdown(outcomes: &[Outcome]) -> String {
                 Cell::text(&outcome.tile),
                 Cell::text(match &outcome.result {
                     Ok(error) => format!("pass, worst error {error:.1e}"),
-                    Err(message) => format!("**FAIL** {message}"),
+                    Err(message) => format!("FAIL {message}"),
                 }),
             ]
         })
-        .collect();
-    let header = ["adapter", "case", "shape", "tile", "result"];
-    report::table(Format::Md, &header, &rows) + "\n"
+        .collect()
 }
 
 #[cfg(test)]
@@ -147,7 +156,7 @@ mod tests {
 
     #[test]
     fn json_has_the_same_counts() {
-        let value: serde_json::Value = serde_json::from_str(&json(&outcomes()).unwrap()).unwrap();
+        let value: serde_json::Value = serde_json::to_value(document(&outcomes())).unwrap();
         assert_eq!(
             (value["passed"].as_u64(), value["failed"].as_u64()),
             (Some(1), Some(1))

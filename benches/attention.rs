@@ -1,0 +1,142 @@
+//! Attention on the device: `cargo bench --bench attention`. Each shape is checked before it is timed.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use common::{Output, Random, gpu};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use gatefold::clock::Clock;
+use gatefold::reference::compare::{Tolerance, compare};
+use gatefold::reference::{attention as reference, convert};
+use gatefold::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Bound, Causal, Gpu};
+
+struct Named {
+    name: &'static str,
+    /// batch, heads, key/value heads, q_len, kv_len
+    shape: [u32; 5],
+    head_dim: u32,
+    causal: Causal,
+}
+
+const SHAPES: [Named; 4] = [
+    Named {
+        name: "cross, 64 queries, 77 keys",
+        shape: [1, 8, 8, 64, 77],
+        head_dim: 64,
+        causal: Causal::No,
+    },
+    Named {
+        name: "prefill, 512 tokens, causal",
+        shape: [1, 8, 8, 512, 512],
+        head_dim: 64,
+        causal: Causal::TopLeft,
+    },
+    Named {
+        name: "decode, 4096 keys, grouped heads",
+        shape: [1, 32, 8, 1, 4096],
+        head_dim: 64,
+        causal: Causal::BottomRight,
+    },
+    Named {
+        name: "prefill, 1024 tokens, head_dim 128, causal",
+        shape: [1, 8, 2, 1024, 1024],
+        head_dim: 128,
+        causal: Causal::TopLeft,
+    },
+];
+
+impl Named {
+    fn shape(&self) -> AttentionShape {
+        let [batch, heads, kv_heads, q_len, kv_len] = self.shape;
+        AttentionShape::new(batch, heads, kv_heads, q_len, kv_len)
+    }
+
+    fn config(&self) -> AttentionConfig {
+        AttentionConfig {
+            head_dim: self.head_dim,
+            causal: self.causal,
+            ..Default::default()
+        }
+    }
+
+    fn problem(&self) -> reference::Problem {
+        let [batch, num_heads, num_kv_heads, q_len, kv_len] = self.shape.map(|len| len as usize);
+        let head_dim = self.head_dim as usize;
+        reference::Problem {
+            batch,
+            num_heads,
+            num_kv_heads,
+            q_len,
+            kv_len,
+            head_dim,
+            value_dim: head_dim,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            causal: self.causal.offset(self.shape[3], self.shape[4]),
+        }
+    }
+
+    /// Binds random tensors and checks the result: no number for a wrong one.
+    fn checked(&self, gpu: &Gpu) -> Bound {
+        let p = self.problem();
+        let mut random = Random::new(1);
+        let rows = p.batch * p.num_heads * p.q_len;
+        let query = random.normals(rows * p.head_dim, 1.5);
+        let keys = p.batch * p.num_kv_heads * p.kv_len * p.head_dim;
+        let key = random.normals(keys, 1.0);
+        // not around 0, where the mean of a row may vanish and its relative error with it
+        let value: Vec<f32> = random.normals(keys, 1.0).iter().map(|v| v + 0.7).collect();
+        let output = Output::new(gpu, rows * p.head_dim);
+        let tensors = [&query, &key, &value].map(|data| gpu.upload("tensor", data).unwrap());
+        let [q, k, v] = tensors.each_ref().map(|buffer| buffer.slice(..));
+        let buffers = AttentionBuffers::new(q, k, v, output.buffer.slice(..));
+        let op = Attention::new(gpu.context(), self.config()).unwrap();
+        let bound = op.bind(self.shape(), buffers).unwrap();
+        gpu.run(|pass| {
+            bound.record(pass);
+            Ok(())
+        })
+        .unwrap();
+        let got = output.read(gpu);
+        let yardstick = reference::attention(&p, &query, &key, &value).output;
+        let [query, key, value] = [&query, &key, &value].map(|data| convert::<f64>(data));
+        let truth = reference::attention(&p, &query, &key, &value).output;
+        let shape = [p.batch, p.num_heads, p.q_len, p.head_dim];
+        let agreement = compare(
+            "output",
+            &shape,
+            &got,
+            &truth,
+            &yardstick,
+            Tolerance::FORWARD,
+        );
+        if let Err(difference) = agreement {
+            panic!("{}: {difference}", self.name);
+        }
+        bound
+    }
+}
+
+fn attention(criterion: &mut Criterion) {
+    let Some(gpu) = gpu() else { return };
+    let clock = Clock::new(gpu).unwrap();
+    // without `--bench` criterion runs each once, as a test, and a CPU would take long over the others
+    let timing = std::env::args().any(|argument| argument == "--bench");
+    let shapes = if timing { &SHAPES[..] } else { &SHAPES[..1] };
+    let mut group = criterion.benchmark_group("attention");
+    group.sample_size(10);
+    for named in shapes {
+        let op = Attention::new(gpu.context(), named.config()).unwrap();
+        let plan = op.plan(named.shape(), false).unwrap();
+        let bound = named.checked(gpu);
+        // elements are floating-point operations: criterion prints them per second
+        group.throughput(Throughput::Elements(plan.flops as u64));
+        let id = BenchmarkId::new(named.name, plan.variant);
+        group.bench_function(id, |bencher| {
+            bencher.iter_custom(|n| clock.time(n, |pass| bound.record(pass)).unwrap());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, attention);
+criterion_main!(benches);
