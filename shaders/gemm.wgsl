@@ -5,8 +5,8 @@
 //
 // Layout      see gemm_problem.wgsl
 // Grid        one workgroup per ROW_TILE x 64 elements, folded to two dimensions
-// Workgroup   8 x 8 invocations; invocation (x, y) computes rows y + 8r and the vectors of columns 4x and
-//             32 + 4x
+// Workgroup   8 x 8 invocations; invocation (x, y) computes rows y + 8r and the vectors of columns
+//             4x and 32 + 4x
 // Memory      wg_a [K_CHUNK, ROW_TILE], wg_b [K_CHUNK, 16] vectors of four columns
 // Holds       A_BY_ROWS tells along which axis a is contiguous; any k, m, n
 // Precision   f32

@@ -1,7 +1,7 @@
 // gemm_problem: the bindings, parameters and index arithmetic that both GEMM kernels share.
 //
-// output = a b + bias, or output += a b + bias with ACCUMULATE. Matrices by their strides in elements, so
-// that a transposed one is only another pair of strides.
+// output = a b + bias, or output += a b + bias with ACCUMULATE. Matrices by their strides in
+// elements, so that a transposed one is only another pair of strides.
 //
 // Layout
 //     a       [m, k]

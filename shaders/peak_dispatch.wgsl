@@ -1,4 +1,5 @@
-// peak_dispatch: counts its own launches, for the time from one dispatch to the next that depends on it.
+// peak_dispatch: counts its own launches, for the time from one dispatch to the next that depends
+// on it.
 //
 // Layout      count  one word
 // Grid        one workgroup

@@ -1,4 +1,5 @@
-// recurrent_cell_gru: gates r, z, n; the reset is applied after the product (ONNX: linear_before_reset).
+// recurrent_cell_gru: gates r, z, n; the reset is applied after the product (ONNX:
+// linear_before_reset).
 //     r = sigmoid(x_r + h_r)   z = sigmoid(x_z + h_z)   n = tanh(x_n + r (h_n + bias))
 //     h' = (1 - z) n + z h
 // Source: Cho et al. 2014, in the variant of cuDNN and PyTorch.

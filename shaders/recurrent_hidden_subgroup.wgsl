@@ -1,5 +1,5 @@
-// recurrent_hidden_subgroup: eight elements of h for all invocations; each of eight lanes loads one and the
-// subgroup hands it round. Same names as recurrent_hidden_workgroup.wgsl.
+// recurrent_hidden_subgroup: eight elements of h for all invocations; each of eight lanes loads one
+// and the subgroup hands it round. Same names as recurrent_hidden_workgroup.wgsl.
 // Holds       the subgroup size is a multiple of 8
 
 struct Lane {

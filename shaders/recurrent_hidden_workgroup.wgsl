@@ -1,5 +1,5 @@
-// recurrent_hidden_workgroup: eight elements of h for all invocations, from workgroup memory. Same names as
-// recurrent_hidden_subgroup.wgsl.
+// recurrent_hidden_workgroup: eight elements of h for all invocations, from workgroup memory. Same
+// names as recurrent_hidden_subgroup.wgsl.
 
 struct Lane {
     @builtin(local_invocation_index) index: u32,

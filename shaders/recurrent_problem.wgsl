@@ -1,12 +1,12 @@
-// recurrent_problem: the bindings, parameters and index arithmetic that the stepped and the resident
-// kernel share.
+// recurrent_problem: the bindings, parameters and index arithmetic that the stepped and the
+// resident kernel share.
 //
-// One layer of an RNN, LSTM or GRU over a sequence. The input projection gates_x = x weight_ih^T + bias
-// has been computed for all steps by a GEMM; what is left per step is
+// One layer of an RNN, LSTM or GRU over a sequence. The input projection gates_x = x weight_ih^T +
+// bias has been computed for all steps by a GEMM; what is left per step is
 //     gates_h = weight_hh h_(t-1);  (h_t, c_t) = cell(gates_x, gates_h, h_(t-1), c_(t-1))
-// Step s computes time s in the forward and seq_len - 1 - s in the reverse direction. With lengths, times at
-// or past a sequence's own length give output 0 and leave the state alone, so that the reverse direction
-// starts at each sequence's own end.
+// Step s computes time s in the forward and seq_len - 1 - s in the reverse direction. With lengths,
+// times at or past a sequence's own length give output 0 and leave the state alone, so that the
+// reverse direction starts at each sequence's own end.
 //
 // Layout (row-major, last axis contiguous; gates in the order of the cell's file)
 //     scratch   cell states [num_directions, batch, hidden_size], then from gates_first on
@@ -20,7 +20,8 @@ struct Params {
     hidden_size: u32,
     batch: u32,
     seq_len: u32,
-    // directions of the tensors; the first one of this dispatch, and whether that one runs in reverse
+    // directions of the tensors; the first one of this dispatch, and whether that one runs in
+    // reverse
     num_directions: u32,
     direction: u32,
     reverse: u32,
@@ -181,7 +182,7 @@ fn store_state(moment: Moment, direction: u32, row: u32, unit: u32, state: State
     }
     // a sequence of length 0 hands its initial state on, once
     let empty = length_of(row) == 0u && params.first_step == 0u;
-    if (moment.last && moment.inside || empty) {
+    if ((moment.last && moment.inside) || empty) {
         let at = state_at(direction, row, unit);
         if (has(WRITE_H_N)) {
             h_n[params.h_n_first + at] = state.h;

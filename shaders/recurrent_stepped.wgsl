@@ -4,12 +4,14 @@
 //
 // Layout      see recurrent_problem.wgsl
 // Grid        one workgroup per UNITS units, BATCH rows and direction, folded to two dimensions
-// Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of weight_hh from s on,
-//             for all gates of unit u and all rows of the tile
-// Memory      wg_h: the previous h of the rows, K_VECTORS at a time; wg_partial: the sums of the splits
+// Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of weight_hh
+//             from s on, for all gates of unit u and all rows of the tile
+// Memory      wg_h: the previous h of the rows, K_VECTORS at a time; wg_partial: the sums of the
+//             splits
 // Holds       any hidden_size; step number in group 1
 // Precision   f32; each sum in an order fixed by the constants
-// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_*.wgsl
+// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_rnn.wgsl,
+//             recurrent_cell_lstm.wgsl or recurrent_cell_gru.wgsl
 
 const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
 const ROW_GATES: u32 = BATCH * NUM_GATES;

@@ -90,6 +90,17 @@ impl Peak {
     }
 }
 
+/// Every launch that a measurement may try, each at some size: plain data, to look at what is run.
+pub fn dispatches() -> Vec<Dispatch> {
+    const GROUPS: u32 = 16;
+    let fma = FmaKernel::grid()
+        .into_iter()
+        .map(|kernel| kernel.dispatch(GROUPS));
+    let copy = CopyKernel::grid().into_iter();
+    let copy = copy.map(|kernel| kernel.dispatch(GROUPS * WORKGROUP_SIZE));
+    fma.chain(copy).chain([count_dispatch()]).collect()
+}
+
 /// One candidate's figure, in 10^9 per second.
 type Figure = (f64, String, Source);
 
@@ -283,9 +294,8 @@ impl CopyKernel {
     }
 }
 
-fn dispatch_us(gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<(f64, Source), Error> {
-    let count = gpu.zeros("peak count", 4)?;
-    let dispatch = Dispatch {
+fn count_dispatch() -> Dispatch {
+    Dispatch {
         kernel: Kernel {
             name: "peak_dispatch",
             parts: &[DISPATCH],
@@ -298,7 +308,12 @@ fn dispatch_us(gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<(f64, Source)
         operands: vec![Operand::whole("count", 4)],
         grid: [1, 1, 1],
         steps: 1,
-    };
+    }
+}
+
+fn dispatch_us(gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<(f64, Source), Error> {
+    let count = gpu.zeros("peak count", 4)?;
+    let dispatch = count_dispatch();
     let slices = [("count", count.slice(..))];
     let bound = gpu.context().bind(&[dispatch], &slices)?;
     let mut recorded = 0_u32;
