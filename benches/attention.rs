@@ -70,11 +70,7 @@ impl Named {
             kv_len,
             head_dim,
             value_dim: head_dim,
-<<<<<<< HEAD
-            scale: 1.0 / f64::from(self.head_dim as u32).sqrt(),
-=======
             scale: f64::from(self.head_dim).sqrt().recip(),
->>>>>>> tests
             causal: self.causal.offset(self.shape[3], self.shape[4]),
         }
     }
