@@ -9,7 +9,7 @@ use gatefold::{
 use serde_json::{Value, json};
 
 use super::Contestant;
-use super::course::{Course, Entry, Facts, Output, Random};
+use super::course::{Course, Entry, Facts, Random};
 use crate::error::Result;
 
 /// `x weight + bias`, with weight `[width, columns]`.
@@ -69,6 +69,7 @@ const GEMM: GemmConfig = GemmConfig {
     transpose_b: false,
     bias: true,
     accumulate: false,
+    variant: None,
 };
 
 impl Attention {
@@ -226,7 +227,7 @@ impl Contestant for Attention {
             [packed] => packed.slice(4 * tensor * u64::from(course.width)..),
             apart => apart[tensor as usize].slice(..),
         };
-        let output = Output::new(course, seq_len)?;
+        let output = course.output(seq_len)?;
         let middle = gpu.zeros("attended", course.size(seq_len, course.width))?;
         let attended = if course.projections {
             middle.slice(..)

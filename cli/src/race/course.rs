@@ -10,6 +10,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::options::Setup;
 use crate::error::{Error, Result};
+use crate::ops::Output;
+use crate::tensors::Data;
 
 const BUILT_IN: &[u8] = include_bytes!("../../assets/us-constitution.txt");
 
@@ -93,6 +95,12 @@ impl Course {
         4 * u64::from(self.rows(steps)) * u64::from(per_token)
     }
 
+    /// A tensor `[seq_len, batch, width]` for results.
+    pub fn output(&self, seq_len: u32) -> Result<Output> {
+        let shape = [seq_len, self.batch, self.width].map(|len| len as usize);
+        Output::new(&self.gpu, "output", &shape)
+    }
+
     /// The sequences that are compared with the reference: the first and the last.
     pub fn judged(&self) -> Vec<usize> {
         let last = self.batch as usize - 1;
@@ -133,44 +141,6 @@ impl Random {
         (0..len)
             .map(|_| bound * (2.0 * self.0.random::<f32>() - 1.0))
             .collect()
-    }
-}
-
-/// Words behind an output that no kernel may touch.
-const CANARIES: usize = 64;
-const CANARY: u32 = 0x7fc0_ca9a;
-
-/// A tensor `[seq_len, batch, width]` that shows what was not written, and what was written behind it.
-pub struct Output {
-    buffer: wgpu::Buffer,
-    len: usize,
-}
-
-impl Output {
-    pub fn new(course: &Course, seq_len: u32) -> Result<Self> {
-        let len = (course.size(seq_len, course.width) / 4) as usize;
-        let buffer = course.gpu.zeros("output", 4 * (len + CANARIES) as u64)?;
-        Ok(Self { buffer, len })
-    }
-
-    pub fn slice(&self) -> wgpu::BufferSlice<'_> {
-        self.buffer.slice(..)
-    }
-
-    fn poison(&self, gpu: &Gpu) {
-        let mut words = vec![f32::NAN.to_bits(); self.len];
-        words.resize(self.len + CANARIES, CANARY);
-        gpu.queue()
-            .write_buffer(&self.buffer, 0, bytemuck::cast_slice(&words));
-    }
-
-    fn read(&self, gpu: &Gpu) -> Result<Vec<f32>> {
-        let words: Vec<u32> = gpu.download(&self.buffer)?;
-        let (values, canaries) = words.split_at(self.len);
-        if canaries.iter().any(|&word| word != CANARY) {
-            return Err(Error::failed("a kernel wrote behind the output"));
-        }
-        Ok(values.iter().map(|&word| f32::from_bits(word)).collect())
     }
 }
 
@@ -216,7 +186,10 @@ impl Entry {
             self.output.poison(gpu);
             record(gpu, &self.timed)?;
         }
-        self.output.read(gpu)
+        match self.output.read(gpu)?.data {
+            Data::F32(values) => Ok(values),
+            _ => Err(Error::failed("the output is not f32")),
+        }
     }
 
     pub fn num_dispatches(&self) -> u32 {

@@ -30,8 +30,7 @@ pub fn draw(race: &Race) -> Result<String> {
     let mut svg = String::new();
     {
         let canvas = Canvas::new(&mut svg)?;
-        let series = OPS.map(|op| race.points(op));
-        let axes = Axes::around(&series.concat());
+        let axes = Axes::around(&spans(race));
         heading(&canvas, race)?;
         axes.draw(&canvas)?;
         axes.guides(&canvas)?;
@@ -43,6 +42,13 @@ pub fn draw(race: &Race) -> Result<String> {
         canvas.finish()?;
     }
     Ok(svg)
+}
+
+/// From the fastest sample to the slowest, of each point.
+fn spans(race: &Race) -> Vec<(u32, [f64; 2])> {
+    let rows = race.rows.iter();
+    rows.filter_map(|row| Some((row.seq_len, [row.p5_us?, row.p95_us?])))
+        .collect()
 }
 
 fn heading(canvas: &Canvas<'_>, race: &Race) -> Result<()> {
@@ -68,7 +74,7 @@ fn finding(race: &Race) -> String {
     };
     let name = words::op(op);
     if let Some(tokens) = tokens {
-        let tokens = words::count(*tokens);
+        let tokens = words::about(*tokens);
         return format!(
             "attention beats the {name} up to {tokens} tokens, and loses from there on"
         );
@@ -81,10 +87,10 @@ fn finding(race: &Race) -> String {
     let times = at(op) / at("attention");
     if times >= 1.0 {
         let times = words::times(times);
-        format!("at {up_to} tokens the {name} takes {times} times as long as attention")
+        format!("At {up_to} tokens the {name} takes {times} times as long as attention")
     } else {
         let times = words::times(1.0 / times);
-        format!("at {up_to} tokens attention takes {times} times as long as the {name}")
+        format!("At {up_to} tokens attention takes {times} times as long as the {name}")
     }
 }
 
@@ -167,7 +173,7 @@ fn places(axes: &Axes, race: &Race) -> Vec<(Place, String)> {
         .filter_map(|crossing| {
             let (tokens, us) = (crossing.tokens?, crossing.us?);
             let name = words::op(crossing.op);
-            let label = format!("{name} = attention at {} tokens", words::count(tokens));
+            let label = format!("{name} = attention at {} tokens", words::about(tokens));
             Some((axes.place(tokens, us), label))
         })
         .collect();
@@ -217,9 +223,9 @@ fn footer(canvas: &Canvas<'_>, race: &Race) -> Result<()> {
     for (i, us) in steps {
         let name = words::op(OPS[i]);
         canvas.text(name, (x, 852), Ink::bold(28, COLORS[i]))?;
-        let indent = 20 * name.len() as i32 + 14;
+        let indent = 24 * name.len() as i32 + 12;
         canvas.text(&words::short(us), (x + indent, 852), Ink::plain(28, INK))?;
-        x += indent + 120;
+        x += indent + 110;
     }
     let [_, _, text] = race.conditions();
     let source = format!("{text} · clock: {} · gatefold", race.clocks());

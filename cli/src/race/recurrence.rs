@@ -13,7 +13,7 @@ use gatefold::{
 use serde_json::{Value, json};
 
 use super::Contestant;
-use super::course::{Course, Entry, Facts, Output, Random};
+use super::course::{Course, Entry, Facts, Random};
 use crate::error::Result;
 
 /// Steps from the start that are compared with the reference: it takes as long as many runs of the kernel.
@@ -132,7 +132,7 @@ impl Contestant for Recurrence {
             batch: course.batch,
         };
         let plan = self.operation.plan(shape, Default::default())?;
-        let output = Output::new(course, seq_len)?;
+        let output = course.output(seq_len)?;
         let scratch = course.gpu.zeros("scratch", plan.scratch_size)?;
         let (input, weights) = (course.input.slice(..), self.packed.slice(..));
         let buffers = RecurrentBuffers::new(input, weights, output.slice(), scratch.slice(..));

@@ -210,9 +210,9 @@ impl Race {
     /// What was raced, in a few words each.
     pub fn conditions(&self) -> [String; 3] {
         let projections = if self.projections {
-            "input and output projections included on both sides"
+            "projections included: W x of the recurrences; Q, K, V, O of attention"
         } else {
-            "without projections on both sides: recurrent steps alone, attention alone"
+            "projections left out on both sides: recurrent steps alone, attention alone"
         };
         let head_dim = self.width / self.heads;
         let repeated = if self.text.repeated { ", repeated" } else { "" };
@@ -241,7 +241,7 @@ impl Race {
             match (crossing.tokens, crossing.us) {
                 (Some(tokens), Some(us)) => format!(
                     "{op} = attention at {} tokens, {}",
-                    words::count(tokens),
+                    words::about(tokens),
                     words::duration(us)
                 ),
                 _ => format!(

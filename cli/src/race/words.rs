@@ -9,12 +9,14 @@ pub fn duration(us: f64) -> String {
     }
 }
 
-/// `640`, `2.1k`, `14k`, `3.2M`
-pub fn count(value: f64) -> String {
-    match value {
-        ..1e3 => short(value),
-        ..1e6 => format!("{}k", short(1e-3 * value)),
-        _ => format!("{}M", short(1e-6 * value)),
+/// A length between two measured ones, in the two digits that it is good for: `640`, `2.1k`, `14k`.
+pub fn about(tokens: f64) -> String {
+    let unit = 10_f64.powf(tokens.max(1.0).log10().floor() - 1.0);
+    let tokens = (tokens / unit).round() * unit;
+    if tokens < 1e3 {
+        short(tokens)
+    } else {
+        format!("{}k", short(1e-3 * tokens))
     }
 }
 
@@ -62,9 +64,10 @@ mod tests {
         assert_eq!(duration(350.2), "350 µs");
         assert_eq!(duration(2100.0), "2.1 ms");
         assert_eq!(duration(14.04e6), "14 s");
-        assert_eq!(count(640.0), "640");
-        assert_eq!(count(2123.0), "2.12k");
-        assert_eq!(count(3.2e6), "3.2M");
+        assert_eq!(about(643.0), "640");
+        assert_eq!(about(2123.0), "2.1k");
+        assert_eq!(about(996.0), "1k");
+        assert_eq!(about(13_700.0), "14k");
         assert_eq!(short(100.0), "100");
         assert_eq!(times(2.68), "2.7");
         assert_eq!(times(15.4), "15");

@@ -1,6 +1,5 @@
 //! Two logarithmic axes.
 
-use super::super::crossing::Point;
 use super::super::words;
 use super::canvas::{Canvas, Ink, Place};
 use super::{FAINT, INK, SOFT};
@@ -22,21 +21,22 @@ pub struct Axes {
 }
 
 impl Axes {
-    pub fn around(points: &[Point]) -> Self {
-        let mut lengths: Vec<u32> = points.iter().map(|point| point.0).collect();
+    /// Around the lengths, with the times that each spans.
+    pub fn around(spans: &[(u32, [f64; 2])]) -> Self {
+        let mut lengths: Vec<u32> = spans.iter().map(|span| span.0).collect();
         lengths.sort_unstable();
         lengths.dedup();
-        let ends = |values: &mut dyn Iterator<Item = f64>, below: f64, above: f64| {
-            let mut ends = [f64::INFINITY, f64::NEG_INFINITY];
-            for value in values {
-                ends = [ends[0].min(value.ln()), ends[1].max(value.ln())];
-            }
-            [ends[0] - below.ln(), ends[1] + above.ln()]
+        let ends = |values: Vec<f64>, below: f64, above: f64| {
+            let first = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let last = values.iter().copied().fold(0.0, f64::max);
+            [(first / below).ln(), (last * above).ln()]
         };
+        let tokens = lengths.iter().map(|&length| length.into()).collect();
+        let us = spans.iter().flat_map(|span| span.1).collect();
         Self {
-            tokens: ends(&mut lengths.iter().map(|&len| len.into()), 1.12, 1.06),
+            tokens: ends(tokens, 1.12, 1.06),
             // above, room for the labels of crossings
-            us: ends(&mut points.iter().map(|point| point.1), 1.6, 1.9),
+            us: ends(us, 1.3, 1.6),
             lengths,
         }
     }
@@ -81,8 +81,9 @@ impl Axes {
                     continue;
                 }
                 let y = self.place(first, us).1;
+                let width = if digit == 1.0 { 2 } else { 1 };
+                canvas.line(&[(LEFT, y), (RIGHT, y)], GRID, width)?;
                 if digit == 1.0 || decades < 2.5 {
-                    canvas.line(&[(LEFT, y), (RIGHT, y)], GRID, 2)?;
                     let label = words::duration(us);
                     canvas.text(&label, (LEFT - 16, y), Ink::plain(26, INK).right())?;
                 }
