@@ -70,7 +70,7 @@ impl Named {
             kv_len,
             head_dim,
             value_dim: head_dim,
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            scale: f64::from(self.head_dim).sqrt().recip(),
             causal: self.causal.offset(self.shape[3], self.shape[4]),
         }
     }

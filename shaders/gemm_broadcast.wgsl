@@ -1,5 +1,5 @@
-// gemm_broadcast: output = a b with one column per lane, for devices whose lanes are the registers
-// of a CPU. The elements of a are the same for all lanes; no workgroup memory, no barrier.
+// gemm_broadcast: output = a b with columns across the lanes, for devices whose lanes are the
+// registers of a CPU. The elements of a are the same for all lanes and reach them through rows_at.
 //
 // Every element is one sum over k in increasing order, whatever the tile.
 //
@@ -7,14 +7,14 @@
 // Grid        one workgroup per ROWS x (WORKGROUP_SIZE * COLUMNS) elements, folded to two
 //             dimensions
 // Workgroup   WORKGROUP_SIZE invocations; invocation i computes columns i + c * WORKGROUP_SIZE
-// Memory      none
-// Holds       any k, m, n
+// Memory      none, no barrier
+// Holds       any k, m, n; what the rows part asks for
 // Precision   f32
-// Parts       common.wgsl, gemm_problem.wgsl
+// Parts       common.wgsl, gemm_problem.wgsl, gemm_rows_uniform.wgsl or gemm_rows_subgroup.wgsl
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn gemm_broadcast(
-    @builtin(local_invocation_index) lane: u32,
+    lane: Lane,
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) num_workgroups: vec3<u32>,
 ) {
@@ -23,7 +23,7 @@ fn gemm_broadcast(
         return;
     }
     let row_start = group / params.column_tiles * ROWS;
-    let column_start = group % params.column_tiles * (WORKGROUP_SIZE * COLUMNS) + lane;
+    let column_start = group % params.column_tiles * (WORKGROUP_SIZE * COLUMNS) + lane.index;
 
     var acc: array<array<f32, COLUMNS>, ROWS>;
     // unroll
@@ -39,12 +39,12 @@ fn gemm_broadcast(
         for (var c = 0u; c < COLUMNS; c++) {
             column[c] = b_at(k, min(column_start + c * WORKGROUP_SIZE, params.n - 1u));
         }
+        let value = rows_at(lane, row_start, k);
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            let value = a_at(min(row_start + r, params.m - 1u), k);
             // unroll
             for (var c = 0u; c < COLUMNS; c++) {
-                acc[r][c] = fma(value, column[c], acc[r][c]);
+                acc[r][c] = fma(value[r], column[c], acc[r][c]);
             }
         }
     }

@@ -1,6 +1,6 @@
 // recurrent_cell_lstm: gates i, f, g, o.
 //     i = sigmoid(x_i + h_i)   f = sigmoid(x_f + h_f)
-//     g = tanh(x_g + h_g)      o = sigmoid(x_o + h_o)
+//     g = tanh(x_g + h_g)   o = sigmoid(x_o + h_o)
 //     c' = f c + i g           h' = o tanh(c')
 // Source: Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000, as in PyTorch.
 

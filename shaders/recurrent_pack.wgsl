@@ -1,7 +1,8 @@
 // recurrent_pack: one direction of one layer's weights, from PyTorch's layout to the kernels'.
 //
 // Layout (G = NUM_GATES, H = hidden_size, I = input_size)
-//     weight_ih [G H, I], weight_hh [G H, H], bias_ih [G H], bias_hh [G H]   read; biases optional
+//     weight_ih [G H, I], weight_hh [G H, H]    read
+//     bias_ih [G H], bias_hh [G H]              read; optional
 //     packed    from packed_first on, each part at a multiple of 64 elements:
 //         weight_hh   [ceil(H / 4), G H] vectors of four k, zero past H
 //         bias        [G H]         bias_ih + bias_hh; for a GRU's n only bias_ih

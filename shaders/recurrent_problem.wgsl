@@ -20,7 +20,8 @@ struct Params {
     hidden_size: u32,
     batch: u32,
     seq_len: u32,
-    // directions of the tensors; the first of this dispatch, and whether that one runs in reverse
+    // directions of the tensors; the first one of this dispatch, and whether that one runs in
+    // reverse
     num_directions: u32,
     direction: u32,
     reverse: u32,

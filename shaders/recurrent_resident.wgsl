@@ -1,20 +1,20 @@
-// recurrent_resident: all steps of one layer in one dispatch; a workgroup carries its rows through.
+// recurrent_resident: all steps of one layer in one dispatch; a workgroup carries its rows through
+// time.
 //
 // Formulas in recurrent_problem.wgsl and the cell's file. No workgroup waits for another.
 //
 // Layout      see recurrent_problem.wgsl
 // Grid        one workgroup per BATCH rows and direction, folded to two dimensions
 // Workgroup   WORKGROUP_SIZE invocations; invocation i sums the rows i + r * WORKGROUP_SIZE of
-//             weight_hh (r < ROWS), then computes the cell of the (batch row, unit) pairs
-//             i + p * WORKGROUP_SIZE (p < PAIRS), whose cell state it keeps in registers
+//             weight_hh (r < ROWS), then computes the cell of the (batch row, unit) pairs i + p *
+//             WORKGROUP_SIZE (p < PAIRS), whose cell state it keeps in registers
 // Memory      wg_h [BATCH, BLOCKS * 8], wg_gates [BATCH, ROWS * WORKGROUP_SIZE]
-// Holds       HIDDEN == hidden_size, BLOCKS * 8 >= HIDDEN,
-//             ROWS * WORKGROUP_SIZE >= NUM_GATES * HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
+// Holds       HIDDEN == hidden_size, BLOCKS * 8 >= HIDDEN, ROWS * WORKGROUP_SIZE >= NUM_GATES *
+//             HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
 // Precision   f32; each sum in an order fixed by the constants
-// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_rnn.wgsl,
-//             recurrent_cell_lstm.wgsl or recurrent_cell_gru.wgsl, recurrent_hidden_workgroup.wgsl
-//             or recurrent_hidden_subgroup.wgsl, recurrent_sums_registers.wgsl or
-//             recurrent_sums_streamed.wgsl
+// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_*.wgsl,
+//             recurrent_hidden_workgroup.wgsl or recurrent_hidden_subgroup.wgsl,
+//             recurrent_sums_registers.wgsl or recurrent_sums_streamed.wgsl
 
 const GATE_ROWS: u32 = NUM_GATES * HIDDEN;
 

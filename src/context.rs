@@ -204,17 +204,19 @@ impl Context {
         dispatches: &[Dispatch],
         slices: &[(&'static str, wgpu::BufferSlice<'_>)],
     ) -> Result<Bound, Error> {
+        for dispatch in dispatches {
+            dispatch.check()?;
+        }
         let uniforms = self.uniforms(dispatches);
         let mut launches = Vec::with_capacity(dispatches.len());
         let mut uniform_offset = 0;
         for dispatch in dispatches {
-            debug_assert!((1..=MAX_STEPS).contains(&dispatch.steps));
             let (bindings, shared) = self.storage_bindings(dispatch, slices)?;
             let pipeline = self.pipeline(&dispatch.kernel, &dispatch.constants, shared)?;
             let params = wgpu::BufferBinding {
                 buffer: &uniforms,
                 offset: uniform_offset,
-                size: wgpu::BufferSize::new(dispatch.params.len() as u64),
+                size: wgpu::BufferSize::new(dispatch.params.len().max(16) as u64),
             };
             uniform_offset += uniform_stride(dispatch);
             let entries: Vec<_> = std::iter::once(params)
@@ -553,8 +555,9 @@ fn check_aliasing(windows: &[Window<'_>]) -> Result<bool, Error> {
     Ok(shared)
 }
 
+/// A kernel without parameters has a place in the uniform too, since nothing empty can be bound.
 fn uniform_stride(dispatch: &Dispatch) -> u64 {
-    (dispatch.params.len() as u64).next_multiple_of(WINDOW_ALIGNMENT)
+    (dispatch.params.len().max(1) as u64).next_multiple_of(WINDOW_ALIGNMENT)
 }
 
 fn layout_entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {

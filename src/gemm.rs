@@ -5,10 +5,16 @@
 
 use std::ops::Range;
 
-use crate::kernel::{Access, COMMON, Constant, Dispatch, Kernel, Operand, fold_grid, params};
+use crate::kernel::{
+    Access, COMMON, Constant, Constants, Dispatch, Kernel, Operand, fold_grid, params,
+};
 use crate::{Bound, Capabilities, Context, Error, Plan, Variant};
 
 const PROBLEM: &str = include_str!("../shaders/gemm_problem.wgsl");
+const BLOCKED: &str = include_str!("../shaders/gemm.wgsl");
+const BROADCAST: &str = include_str!("../shaders/gemm_broadcast.wgsl");
+const ROWS_UNIFORM: &str = include_str!("../shaders/gemm_rows_uniform.wgsl");
+const ROWS_SUBGROUP: &str = include_str!("../shaders/gemm_rows_subgroup.wgsl");
 
 /// What is fixed when the kernels are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +27,8 @@ pub struct GemmConfig {
     pub bias: bool,
     /// The product is added to what `output` holds.
     pub accumulate: bool,
+    /// Forces a variant; otherwise the best that the device can run is taken.
+    pub variant: Option<Variant>,
 }
 
 /// What varies per call: `[m, k]` times `[k, n]`.
@@ -91,31 +99,47 @@ params! {
 enum Tile {
     /// `gemm.wgsl`: `8 * rows` by 64 elements.
     Blocked { rows: u32 },
-    /// `gemm_broadcast.wgsl`: `rows` by `threads * columns` elements.
+    /// `gemm_broadcast.wgsl`: `rows` by `threads * columns` elements; with subgroups of `lanes` that hand the
+    /// rows round.
     Broadcast {
         rows: u32,
         columns: u32,
         threads: u32,
+        lanes: Option<u32>,
     },
 }
 
 impl Tile {
     /// Few rows get a small tile: what is left of a large one would be computed for nothing.
-    fn choose(capabilities: &Capabilities, m: u32) -> Self {
-        let rows = if m > 16 {
-            8
-        } else {
-            m.div_ceil(8).next_power_of_two()
-        };
-        if capabilities.cpu {
-            let rows = m.clamp(1, 8).next_power_of_two();
-            return Self::Broadcast {
-                rows,
-                columns: 2,
-                threads: 64,
+    fn choose(capabilities: &Capabilities, variant: Variant, m: u32) -> Self {
+        if !capabilities.cpu {
+            let rows = if m > 16 {
+                8
+            } else {
+                m.clamp(1, 16).div_ceil(8).next_power_of_two()
             };
+            return Self::Blocked { rows };
         }
-        Self::Blocked { rows }
+        match capabilities.fixed_subgroup_size() {
+            Some(lanes) if variant == Variant::Subgroup && m > 4 => {
+                let rows = lanes * m.div_ceil(lanes).clamp(1, 32 / lanes).next_power_of_two();
+                Self::Broadcast {
+                    rows,
+                    columns: 2,
+                    threads: lanes,
+                    lanes: Some(lanes),
+                }
+            }
+            _ => {
+                let rows = m.clamp(1, 8).next_power_of_two();
+                Self::Broadcast {
+                    rows,
+                    columns: 4,
+                    threads: 64,
+                    lanes: None,
+                }
+            }
+        }
     }
 
     fn extent(self) -> [u32; 2] {
@@ -125,23 +149,21 @@ impl Tile {
                 rows,
                 columns,
                 threads,
+                ..
             } => [rows, columns * threads],
         }
     }
 
     fn kernel(self) -> Kernel {
         let (name, parts): (_, &'static [&'static str]) = match self {
-            Self::Blocked { .. } => (
-                "gemm",
-                &[COMMON, PROBLEM, include_str!("../shaders/gemm.wgsl")],
-            ),
-            Self::Broadcast { .. } => (
+            Self::Blocked { .. } => ("gemm", &[COMMON, PROBLEM, BLOCKED]),
+            Self::Broadcast { lanes: None, .. } => (
                 "gemm_broadcast",
-                &[
-                    COMMON,
-                    PROBLEM,
-                    include_str!("../shaders/gemm_broadcast.wgsl"),
-                ],
+                &[COMMON, PROBLEM, ROWS_UNIFORM, BROADCAST],
+            ),
+            Self::Broadcast { lanes: Some(_), .. } => (
+                "gemm_broadcast",
+                &[COMMON, PROBLEM, ROWS_SUBGROUP, BROADCAST],
             ),
         };
         Kernel {
@@ -153,18 +175,28 @@ impl Tile {
         }
     }
 
-    fn constants(self) -> Vec<(&'static str, Constant)> {
+    fn constants(self) -> Constants {
         match self {
             Self::Blocked { rows } => vec![("ROWS", Constant::U32(rows))],
             Self::Broadcast {
                 rows,
                 columns,
                 threads,
-            } => vec![
-                ("ROWS", Constant::U32(rows)),
-                ("COLUMNS", Constant::U32(columns)),
-                ("WORKGROUP_SIZE", Constant::U32(threads)),
-            ],
+                lanes,
+            } => {
+                let mut constants = vec![
+                    ("ROWS", Constant::U32(rows)),
+                    ("COLUMNS", Constant::U32(columns)),
+                    ("WORKGROUP_SIZE", Constant::U32(threads)),
+                ];
+                if let Some(lanes) = lanes {
+                    constants.extend([
+                        ("LANES", Constant::U32(lanes)),
+                        ("ROWS_PER_LANE", Constant::U32(rows / lanes)),
+                    ]);
+                }
+                constants
+            }
         }
     }
 }
@@ -184,7 +216,7 @@ pub(crate) struct Product {
 
 impl Product {
     /// One product as one dispatch.
-    pub fn dispatch(self, capabilities: &Capabilities) -> Dispatch {
+    pub fn dispatch(self, capabilities: &Capabilities, variant: Variant) -> Dispatch {
         let Self {
             config,
             shape,
@@ -193,7 +225,7 @@ impl Product {
             bias,
             output,
         } = self;
-        let tile = Tile::choose(capabilities, shape.m);
+        let tile = Tile::choose(capabilities, variant, shape.m);
         let [rows, columns] = tile.extent();
         let column_tiles = shape.n.div_ceil(columns);
         let num_groups = u64::from(column_tiles) * u64::from(shape.m.div_ceil(rows));
@@ -244,11 +276,23 @@ impl Product {
 }
 
 impl GemmConfig {
+    /// The variants that a device can run, best first.
+    pub fn variants(&self, capabilities: &Capabilities) -> impl Iterator<Item = Variant> + use<> {
+        // only the tile for CPUs uses subgroups: each lane is one of its registers
+        let lanes = capabilities
+            .fixed_subgroup_size()
+            .is_some_and(|size| size <= 8);
+        let subgroup = (capabilities.cpu && lanes).then_some(Variant::Subgroup);
+        subgroup.into_iter().chain([Variant::Portable])
+    }
+
     /// How a call runs on a device with `capabilities`; pure.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a stride below the row, [`Error::Limit`] for a matrix larger than a binding.
+    /// [`Error::Shape`] for a stride below the row, [`Error::Limit`] for a matrix larger than a binding,
+    /// [`Error::Feature`] for a forced variant that the device cannot run.
     pub fn plan(&self, capabilities: &Capabilities, shape: GemmShape) -> Result<Plan, Error> {
+        let variant = Variant::choose(self.variant, self.variants(capabilities), "a product")?;
         let GemmShape {
             m,
             n,
@@ -298,12 +342,12 @@ impl GemmConfig {
         let dispatches = if empty {
             vec![]
         } else {
-            vec![product.dispatch(capabilities)]
+            vec![product.dispatch(capabilities, variant)]
         };
         let [mf, nf, kf] = [m, n, k].map(f64::from);
-        let [rows, columns] = Tile::choose(capabilities, m).extent();
+        let [rows, columns] = Tile::choose(capabilities, variant, m).extent();
         Ok(Plan {
-            variant: Variant::Portable,
+            variant,
             describe: format!("{rows} x {columns} elements per workgroup"),
             dispatches,
             scratch_size: 0,

@@ -9,6 +9,8 @@
 use std::fmt::Write;
 use std::ops::Range;
 
+use crate::Error;
+
 /// Stands before the text of every kernel: bounded activations, the mask sentinel.
 pub const COMMON: &str = include_str!("../shaders/common.wgsl");
 
@@ -114,14 +116,67 @@ pub struct Dispatch {
     pub steps: u32,
 }
 
+impl Dispatch {
+    /// What wgpu would otherwise refuse too late to say it.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Kernel {
+            name,
+            params,
+            storage,
+            ..
+        } = self.kernel;
+        if self.operands.len() != storage.len() {
+            let expected = format!("{}, one for each storage binding of {name}", storage.len());
+            return Err(Error::shape("operands", self.operands.len(), expected));
+        }
+        if self.params.len() != 4 * params.len() {
+            let expected = format!("{} bytes, four for each field of {name}", 4 * params.len());
+            return Err(Error::shape("params", self.params.len(), expected));
+        }
+        if !(1..=MAX_STEPS).contains(&self.steps) {
+            return Err(Error::shape(
+                "steps",
+                self.steps,
+                format!("1 to {MAX_STEPS}"),
+            ));
+        }
+        if let Some(&count) = self.grid.iter().find(|&&count| count > MAX_WORKGROUPS) {
+            return Err(Error::Limit {
+                limit: "max_compute_workgroups_per_dimension",
+                needed: count.into(),
+                allowed: MAX_WORKGROUPS.into(),
+            });
+        }
+        for operand in &self.operands {
+            let Operand::Slice { name, window } = operand else {
+                continue;
+            };
+            if window.start >= window.end || !window.end.is_multiple_of(4) {
+                return Err(Error::Operand {
+                    name,
+                    problem: "its window is empty or does not end with a whole word",
+                });
+            }
+            if !window.start.is_multiple_of(WINDOW_ALIGNMENT) {
+                let expected = format!("a window that starts at a multiple of {WINDOW_ALIGNMENT}");
+                return Err(Error::shape(name, window.start, expected));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Workgroups in one dimension that every device can launch.
+const MAX_WORKGROUPS: u32 = 65_535;
+
 /// Workgroups `count` as a grid of two dimensions, each within the limit that every device has.
 /// The kernel numbers them `id.x + id.y * num_workgroups.x` and leaves out those past the count.
 pub fn fold_grid(count: u64) -> [u32; 3] {
-    const MAX: u64 = 65_535;
-    if count <= MAX {
+    let most = u64::from(MAX_WORKGROUPS);
+    if count <= most {
         return [count as u32, 1, 1];
     }
-    let rows = count.div_ceil(MAX);
+    let rows = count.div_ceil(most);
     [count.div_ceil(rows) as u32, rows as u32, 1]
 }
 

@@ -90,19 +90,19 @@ impl Peak {
     }
 }
 
+/// Every launch that a measurement may try, each at some size: plain data, to look at what is run.
+pub fn dispatches() -> Vec<Dispatch> {
+    const GROUPS: u32 = 16;
+    let fma = FmaKernel::grid()
+        .into_iter()
+        .map(|kernel| kernel.dispatch(GROUPS));
+    let copy = CopyKernel::grid().into_iter();
+    let copy = copy.map(|kernel| kernel.dispatch(GROUPS * WORKGROUP_SIZE));
+    fma.chain(copy).chain([count_dispatch()]).collect()
+}
+
 /// One candidate's figure, in 10^9 per second.
 type Figure = (f64, String, Source);
-
-/// What is launched to measure it, as data.
-pub fn dispatches() -> Vec<Dispatch> {
-    let products = FmaKernel::grid()
-        .into_iter()
-        .map(|kernel| kernel.dispatch(1));
-    let copies = CopyKernel::grid()
-        .into_iter()
-        .map(|kernel| kernel.dispatch(1024));
-    products.chain(copies).chain([counter()]).collect()
-}
 
 fn best<C>(
     candidates: &[C],
@@ -294,7 +294,7 @@ impl CopyKernel {
     }
 }
 
-fn counter() -> Dispatch {
+fn count_dispatch() -> Dispatch {
     Dispatch {
         kernel: Kernel {
             name: "peak_dispatch",
@@ -313,8 +313,9 @@ fn counter() -> Dispatch {
 
 fn dispatch_us(gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<(f64, Source), Error> {
     let count = gpu.zeros("peak count", 4)?;
+    let dispatch = count_dispatch();
     let slices = [("count", count.slice(..))];
-    let bound = gpu.context().bind(&[counter()], &slices)?;
+    let bound = gpu.context().bind(&[dispatch], &slices)?;
     let mut recorded = 0_u32;
     let timing = clock.measure(budget, |pass| {
         recorded += 1;

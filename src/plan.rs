@@ -1,7 +1,7 @@
 use std::fmt;
 
-use crate::Capabilities;
 use crate::kernel::Dispatch;
+use crate::{Capabilities, Error};
 
 /// Which of a device's abilities a kernel builds on. More variants follow; each can be forced.
 #[non_exhaustive]
@@ -24,6 +24,22 @@ impl Variant {
             .then_some(Self::Subgroup)
             .into_iter()
             .chain([Self::Portable])
+    }
+
+    /// The one that is forced, if it is available, else the best: the first.
+    pub(crate) fn choose(
+        forced: Option<Self>,
+        mut available: impl Iterator<Item = Self>,
+        op: &'static str,
+    ) -> Result<Self, Error> {
+        match forced {
+            None => Ok(available.next().unwrap_or(Self::Portable)),
+            Some(forced) if available.any(|variant| variant == forced) => Ok(forced),
+            Some(forced) => {
+                let feature = format!("what the {forced} variant of {op} needs").into();
+                Err(Error::Feature { feature })
+            }
+        }
     }
 
     /// The name, as the program's `--variant` takes it.

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use gatefold::Causal;
-use gatefold::reference::attention as reference;
+use gatefold::reference::{attention as reference, recurrent};
+use gatefold::{Causal, Cell, Direction};
 use safetensors::{Dtype, SafeTensors};
 
 /// Inputs and answers of one case.
@@ -114,6 +114,83 @@ fn attention() {
         };
         golden.check("output", &got.output, tolerance);
         golden.check("log_sum_exp", &got.log_sum_exp, tolerance);
+    }
+}
+
+#[test]
+fn rnn() {
+    for golden in Golden::of("rnn") {
+        check_recurrence(
+            &golden,
+            match golden.option("nonlinearity") {
+                Some("relu") => Cell::RnnRelu,
+                _ => Cell::RnnTanh,
+            },
+        );
+    }
+}
+
+#[test]
+fn lstm() {
+    Golden::of("lstm")
+        .iter()
+        .for_each(|golden| check_recurrence(golden, Cell::Lstm));
+}
+
+#[test]
+fn gru() {
+    Golden::of("gru")
+        .iter()
+        .for_each(|golden| check_recurrence(golden, Cell::Gru));
+}
+
+fn check_recurrence(golden: &Golden, cell: Cell) {
+    let optional = |name: &str| {
+        golden
+            .tensors
+            .get(name)
+            .map(|(_, values)| values.as_slice())
+    };
+    let given = |name: String| optional(&name).unwrap_or_default().to_vec();
+    let [seq_len, batch, input_size] = golden.shape("input");
+    let [states, _, hidden_size] = golden.shape("h_n");
+    let ends: &[&str] = match optional("weight_hh_l0_reverse") {
+        Some(_) => &["", "_reverse"],
+        None => &[""],
+    };
+    let num_layers = states / ends.len();
+    let weights: Vec<recurrent::Weights<f64>> = (0..num_layers)
+        .flat_map(|layer| ends.iter().map(move |end| format!("l{layer}{end}")))
+        .map(|end| recurrent::Weights {
+            weight_ih: given(format!("weight_ih_{end}")),
+            weight_hh: given(format!("weight_hh_{end}")),
+            bias_ih: given(format!("bias_ih_{end}")),
+            bias_hh: given(format!("bias_hh_{end}")),
+        })
+        .collect();
+    let problem = recurrent::Problem {
+        cell,
+        input_size,
+        hidden_size,
+        num_layers,
+        direction: match ends.len() {
+            2 => Direction::Bidirectional,
+            _ => Direction::Forward,
+        },
+        clip: None,
+        seq_len,
+        batch,
+    };
+    let initial = recurrent::Initial {
+        h_0: optional("h_0"),
+        c_0: optional("c_0"),
+        lengths: None,
+    };
+    let got = recurrent::recurrent(&problem, golden.values("input"), &weights, initial);
+    golden.check("output", &got.output, 1e-12);
+    golden.check("h_n", &got.h_n, 1e-12);
+    if cell == Cell::Lstm {
+        golden.check("c_n", &got.c_n, 1e-12);
     }
 }
 

@@ -5,16 +5,16 @@
 mod common;
 
 use common::attention::{Case, SMALL, check_on};
-use common::gpu;
-use gatefold::Causal;
+use common::{gpu, recurrent};
+use gatefold::{Causal, Cell, Direction};
 
 #[test]
 fn attention() {
     let Some(gpu) = gpu() else { return };
-    let as_it_is = [gpu.clone()];
-    check_on(&as_it_is, SMALL);
+    let as_it_is = std::slice::from_ref(gpu);
+    check_on(as_it_is, SMALL);
     check_on(
-        &as_it_is,
+        as_it_is,
         Case {
             batch: 1,
             num_heads: 4,
@@ -27,7 +27,7 @@ fn attention() {
     );
     // too large for the tile of a CPU: the tile of a GPU, whatever the adapter
     check_on(
-        &as_it_is,
+        as_it_is,
         Case {
             batch: 1,
             num_heads: 1,
@@ -37,4 +37,19 @@ fn attention() {
             ..SMALL
         },
     );
+}
+
+#[test]
+fn recurrence() {
+    let Some(gpu) = gpu() else { return };
+    for cell in [Cell::Lstm, Cell::Gru] {
+        let case = recurrent::Case {
+            cell,
+            hidden_size: 24,
+            direction: Direction::Bidirectional,
+            lengths: Some(&[9, 4, 0]),
+            ..recurrent::SMALL
+        };
+        recurrent::check_on(std::slice::from_ref(gpu), case);
+    }
 }

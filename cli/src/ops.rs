@@ -17,7 +17,7 @@ use crate::args::{BenchCommon, RunCommon};
 use crate::error::{Error, Result};
 use crate::tensors::Tensors;
 
-pub use launch::Launch;
+pub use launch::{Launch, Output};
 use recurrent::Op;
 
 /// One shape of one operation with its options, checked.
@@ -162,8 +162,15 @@ impl BenchOp {
     }
 }
 
-/// What `verify` runs, with a name each.
-pub fn cases() -> Vec<(&'static str, Box<dyn Problem>)> {
+/// What `verify` runs.
+pub struct Case {
+    pub name: String,
+    pub problem: Box<dyn Problem>,
+    /// Kernels that some software adapters compile for minutes: left out there unless asked for.
+    pub slow_to_compile: bool,
+}
+
+pub fn cases() -> Vec<Case> {
     let mut cases = attention::cases();
     cases.extend(recurrent::cases());
     cases

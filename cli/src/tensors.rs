@@ -85,6 +85,20 @@ impl Tensor {
     }
 }
 
+/// The whole numbers of the tensor `name`, which must be there.
+pub fn integers<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [i64]> {
+    let tensor = get(tensors, name)?;
+    match &tensor.data {
+        Data::I64(data) => Ok(data),
+        _ => {
+            let kind = tensor.kind();
+            Err(Error::usage(format_args!(
+                "{name}: type {kind}, expected I32 or I64"
+            )))
+        }
+    }
+}
+
 /// The values of the tensor `name`, which must be there.
 pub fn floats<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [f32]> {
     let tensor = get(tensors, name)?;
@@ -99,18 +113,11 @@ pub fn floats<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [f32]> {
     }
 }
 
-/// The values of the tensor `name` of whole numbers, which must be there.
-pub fn integers<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a [i64]> {
-    let tensor = get(tensors, name)?;
-    match &tensor.data {
-        Data::I64(data) => Ok(data),
-        _ => {
-            let kind = tensor.kind();
-            Err(Error::usage(format_args!(
-                "{name}: type {kind}, expected I32 or I64"
-            )))
-        }
-    }
+/// "name: shape [..], expected .."
+pub fn mismatch(tensors: &Tensors, name: &str, wanted: &str) -> Error {
+    let shape = tensors.get(name).map(|tensor| tensor.shape.as_slice());
+    let shape = shape.unwrap_or_default();
+    Error::usage(format_args!("{name}: shape {shape:?}, expected {wanted}"))
 }
 
 pub fn get<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor> {
@@ -266,8 +273,8 @@ mod tests {
         assert_eq!(swapped.into_f32(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
         let empty = Tensor::f32(&[0, 3], vec![]).permuted(&[1, 0]);
         assert_eq!(
-            (empty.shape.as_slice(), empty.into_f32().len()),
-            (&[3, 0][..], 0)
+            (empty.shape.as_slice(), empty.into_f32()),
+            (&[3, 0][..], vec![])
         );
     }
 

@@ -38,7 +38,7 @@ pub fn run(args: &args::Verify) -> Result<ExitCode> {
     let gpus = adapter::open_all(args.adapter.as_deref())?;
     gpus.iter().for_each(adapter::announce);
     let problems = ops::cases();
-    let cases = select(&gpus, &problems, &args.filter);
+    let cases = select(&gpus, &problems, args);
     if cases.is_empty() {
         let filter = &args.filter;
         return Err(Error::usage(format_args!(
@@ -50,7 +50,7 @@ pub fn run(args: &args::Verify) -> Result<ExitCode> {
     for case in &cases {
         bar.set_message(case.name.clone());
         let gpu = &gpus[case.gpu];
-        let problem = problems[case.problem].1.as_ref();
+        let problem = problems[case.problem].problem.as_ref();
         let start = Instant::now();
         let inputs = problem.random(args.seed);
         let (got, result) = attempt(gpu, problem, case.variant, &inputs);
@@ -104,13 +104,16 @@ pub fn run(args: &args::Verify) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-fn select(gpus: &[Gpu], problems: &[(&str, Box<dyn Problem>)], filter: &str) -> Vec<Case> {
+fn select(gpus: &[Gpu], problems: &[ops::Case], args: &args::Verify) -> Vec<Case> {
     let mut cases = Vec::new();
     for (gpu, device) in gpus.iter().enumerate() {
-        for (problem, (name, case)) in problems.iter().enumerate() {
-            for variant in case.variants(device.context().capabilities()) {
-                let name = format!("{}/{variant}/{name}", case.op());
-                if name.contains(filter) {
+        for (problem, case) in problems.iter().enumerate() {
+            if case.slow_to_compile && device.is_software() && !args.all {
+                continue;
+            }
+            for variant in case.problem.variants(device.context().capabilities()) {
+                let name = format!("{}/{variant}/{}", case.problem.op(), case.name);
+                if name.contains(&args.filter) {
                     cases.push(Case {
                         gpu,
                         variant,

@@ -112,16 +112,16 @@ fn tensor(shape: &[usize]) -> Tensor {
     }
 }
 
+/// Of `tests/golden`; the name begins with the operation's.
 fn golden(case: &str) -> PathBuf {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
-    Path::new(folder).join(format!("attention_{case}.safetensors"))
+    Path::new(folder).join(format!("{case}.safetensors"))
 }
 
-/// The inputs of a golden file alone, as `run` wants them.
-fn inputs(case: &str) -> Tensors {
-    let mut tensors = read(&golden(case));
-    tensors.retain(|name, _| ["query", "key", "value"].contains(&name.as_str()));
-    tensors
+/// The results among the tensors of a golden file are f64.
+fn split(case: &str) -> (Tensors, Tensors) {
+    let tensors = read(&golden(case)).into_iter();
+    tensors.partition(|(_, tensor)| tensor.dtype != Dtype::F64)
 }
 
 struct Folder(TempDir);
@@ -135,12 +135,12 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// `run attention` on `tensors`; what it printed, and the results if there are any.
-    fn run(&self, tensors: &Tensors, options: &[&str]) -> (Output, Option<Tensors>) {
+    /// `run OP` on `tensors`; what it printed, and the results if there are any.
+    fn run(&self, op: &str, tensors: &Tensors, options: &[&str]) -> (Output, Option<Tensors>) {
         let (input, output) = (self.path("in.safetensors"), self.path("out.safetensors"));
         write(&input, tensors);
         let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
-        let files = ["run", "attention", "--input", input, "--output", output];
+        let files = ["run", op, "--input", input, "--output", output];
         let done = gatefold(&[&files, options].concat());
         let results = self.path("out.safetensors");
         (done, results.exists().then(|| read(&results)))
@@ -149,23 +149,23 @@ impl Folder {
 
 /// Outputs of `run` against those of the golden file, in units of the largest of each tensor.
 fn agrees(case: &str, options: &[&str], tolerance: f64) {
-    let folder = Folder::new();
-    let (done, results) = folder.run(&inputs(case), options);
+    let (inputs, expected) = split(case);
+    let op = case.split('_').next().unwrap();
+    let (done, results) = Folder::new().run(op, &inputs, options);
     assert_eq!(
         done.status.code(),
         Some(0),
         "{case}: {}",
         text(&done.stderr)
     );
-    let (results, expected) = (results.unwrap(), read(&golden(case)));
-    assert_eq!(
-        results.keys().collect::<Vec<_>>(),
-        ["log_sum_exp", "output"]
-    );
+    let results = results.unwrap();
+    let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&results), names(&expected), "{case}");
     for (name, got) in &results {
+        let shape = &expected[name].shape;
         assert_eq!(
             (got.dtype, &got.shape),
-            (Dtype::F32, &expected[name].shape),
+            (Dtype::F32, shape),
             "{case}: {name}"
         );
         let (got, want) = (floats(got), floats(&expected[name]));
@@ -178,16 +178,21 @@ fn agrees(case: &str, options: &[&str], tolerance: f64) {
     }
 }
 
-const GOLDEN: [(&str, &[&str]); 6] = [
-    ("gqa_causal_ragged", &["--causal", "top-left"]),
-    ("gqa", &[]),
+const GOLDEN: [(&str, &[&str]); 11] = [
+    ("attention_gqa_causal_ragged", &["--causal", "top-left"]),
+    ("attention_gqa", &[]),
     (
-        "causal_bottom_right_more_queries",
+        "attention_causal_bottom_right_more_queries",
         &["--causal", "bottom-right"],
     ),
-    ("causal_offset_negative", &["--causal", "-3"]),
-    ("causal_offset_negative", &["--causal=-3"]),
-    ("custom_scale", &["--scale", "0.1875"]),
+    ("attention_causal_offset_negative", &["--causal", "-3"]),
+    ("attention_causal_offset_negative", &["--causal=-3"]),
+    ("attention_custom_scale", &["--scale", "0.1875"]),
+    ("rnn_relu", &["--nonlinearity", "relu"]),
+    ("rnn_two_layers_bidirectional", &["--tier", "stepped"]),
+    ("lstm_two_layers_bidirectional", &["--tier", "resident"]),
+    ("lstm_no_bias", &[]),
+    ("gru_two_layers_bidirectional", &[]),
 ];
 
 #[test]
@@ -198,7 +203,7 @@ fn run_gives_the_known_answers() {
     for (case, options) in GOLDEN {
         agrees(case, options, 1e-5);
     }
-    agrees("gqa", &["--variant", "portable"], 1e-5);
+    agrees("attention_gqa", &["--variant", "portable"], 1e-5);
 }
 
 #[test]
@@ -237,7 +242,7 @@ fn half_precision_tensors_are_widened() {
             },
         );
     }
-    let (done, results) = Folder::new().run(&tensors, &["--reference"]);
+    let (done, results) = Folder::new().run("attention", &tensors, &["--reference"]);
     assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
     let results = results.unwrap();
     assert_eq!(floats(&results["output"]), [1.0, -2.0]);
@@ -248,7 +253,7 @@ fn half_precision_tensors_are_widened() {
 /// One line, the exit code, no result, nothing left beside it.
 fn refused(tensors: &Tensors, options: &[&str], code: i32, says: &str) {
     let folder = Folder::new();
-    let (done, results) = folder.run(tensors, options);
+    let (done, results) = folder.run("attention", tensors, options);
     let error = text(&done.stderr);
     assert_eq!(done.status.code(), Some(code), "{options:?}: {error}");
     assert_eq!(error.lines().count(), 1, "{error}");
@@ -413,48 +418,119 @@ fn an_older_result_survives_a_failure() {
 }
 
 #[test]
-fn the_other_operations_are_known_by_their_flags() {
-    for args in [
-        &["run", "additive-attention", "--weights"][..],
-        &["run", "rnn", "--nonlinearity", "relu", "--tier", "stepped"],
-        &[
-            "run",
-            "lstm",
-            "--format",
-            "onnx",
-            "--clip",
-            "0.4",
-            "--input-forget",
-            "--direction",
-            "reverse",
-        ],
-        &[
-            "run",
-            "gru",
-            "--format",
-            "keras",
-            "--linear-before-reset",
-            "1",
-            "--activations",
-            "A,B",
-        ],
+fn what_is_not_there_yet_is_known_by_its_flags() {
+    let pytorch = "--batch-first --nonlinearity tanh --clip 0.4 --tier persistent";
+    let onnx = "--format onnx --clip 0.4 --input-forget --direction reverse --activations A,B,C";
+    let keras = "--format keras --linear-before-reset 1";
+    for (op, options) in [
+        ("additive-attention", "--weights"),
+        ("rnn", pytorch),
+        ("lstm", onnx),
+        ("gru", keras),
+        ("lstm", "--grad"),
     ] {
-        let folder = Folder::new();
-        let (input, output) = (folder.path("in"), folder.path("out"));
-        write(&input, &plain());
-        let files = [
-            "--input",
-            input.to_str().unwrap(),
-            "--output",
-            output.to_str().unwrap(),
-        ];
-        let done = gatefold(&[args, &files].concat());
+        let options: Vec<_> = options.split_whitespace().collect();
+        let tensors = split("lstm_plain").0;
+        let (done, _) = Folder::new().run(op, &tensors, &options);
+        let error = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{op} {options:?}: {error}");
+    }
+}
+
+#[test]
+fn recurrent_tensors_that_do_not_fit_are_named() {
+    let lstm = split("lstm_plain").0;
+    let hidden = lstm["weight_hh_l0"].shape[1];
+    for (op, name, shape, says) in [
+        (
+            "lstm",
+            "h_0",
+            &[1, 1][..],
+            "h_0: shape [1, 1], expected [1, ",
+        ),
+        (
+            "lstm",
+            "weight_ih_l0",
+            &[7, 3],
+            "weight_ih_l0: shape [7, 3], expected [4 * hidden_size, ",
+        ),
+        (
+            "lstm",
+            "weight_ih_l1",
+            &[4 * hidden, hidden],
+            "weight_hh_l1: is needed and missing",
+        ),
+        (
+            "lstm",
+            "weight_ih",
+            &[1],
+            "weight_ih: unknown tensor; a recurrence reads input",
+        ),
+        (
+            "lstm",
+            "lengths",
+            &[1],
+            "lengths: type F32, expected I32 or I64",
+        ),
+        ("gru", "c_0", &[1], "c_0: only an lstm has a cell state"),
+    ] {
+        let mut tensors = lstm.clone();
+        tensors.insert(name.into(), tensor(shape));
+        let (done, results) = Folder::new().run(op, &tensors, &["--reference"]);
         let error = text(&done.stderr);
         assert!(
-            done.status.code() == Some(2) && error.contains("not yet supported"),
+            done.status.code() == Some(2) && results.is_none(),
             "{error}"
         );
+        assert!(
+            error.lines().count() == 1 && error.contains(says),
+            "{says}: {error}"
+        );
     }
+}
+
+#[test]
+fn batch_first_swaps_input_and_output_alone() {
+    let (mut inputs, _) = split("lstm_plain");
+    let (_, straight) = Folder::new().run("lstm", &inputs, &["--reference"]);
+    let swapped = swap(&inputs["input"]);
+    inputs.insert("input".into(), swapped);
+    let (_, crossed) = Folder::new().run("lstm", &inputs, &["--reference", "--batch-first"]);
+    let (straight, crossed) = (straight.unwrap(), crossed.unwrap());
+    assert_eq!(swap(&crossed["output"]).bytes, straight["output"].bytes);
+    for name in ["h_n", "c_n"] {
+        assert_eq!(crossed[name].bytes, straight[name].bytes);
+    }
+}
+
+/// The first two of three axes exchanged.
+fn swap(tensor: &Tensor) -> Tensor {
+    let [a, b, width] = tensor.shape[..] else {
+        panic!("{:?}", tensor.shape)
+    };
+    let row = |i: usize, j: usize| &tensor.bytes[4 * (i * b + j) * width..][..4 * width];
+    let bytes = (0..b).flat_map(|j| (0..a).flat_map(move |i| row(i, j).iter().copied()));
+    Tensor {
+        dtype: tensor.dtype,
+        shape: vec![b, a, width],
+        bytes: bytes.collect(),
+    }
+}
+
+#[test]
+fn bench_times_a_recurrence_per_step() {
+    if !has_adapter() {
+        return;
+    }
+    let args =
+        "bench gru --batch 2 --seq-len 5 --input-size 8 --hidden-size 13 --seconds 0.05 -o json";
+    let done = gatefold(&args.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let document: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let row = &document["rows"][0];
+    let ratio = row["median_us"].as_f64().unwrap() / row["us_per_step"].as_f64().unwrap();
+    assert!((ratio - 5.0).abs() < 1e-6);
+    assert_eq!(row["shape"]["hidden_size"], 13);
 }
 
 #[test]

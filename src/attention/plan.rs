@@ -315,7 +315,7 @@ impl AttentionConfig {
         shape: AttentionShape,
         log_sum_exp: bool,
     ) -> Result<Plan, Error> {
-        let variant = self.variant(capabilities)?;
+        let variant = Variant::choose(self.variant, self.variants(capabilities), "attention")?;
         let value_dim = self.value_dim.unwrap_or(self.head_dim);
         for (name, dim) in [("head_dim", self.head_dim), ("value_dim", value_dim)] {
             if !(1..=MAX_HEAD_DIM).contains(&dim) {
@@ -353,20 +353,6 @@ impl AttentionConfig {
             flops: 2.0 * heads * dims * self.causal.pairs(shape.q_len, shape.kv_len),
             bytes: 4.0 * (dims * (rows + kv_heads * f64::from(shape.kv_len)) + rows),
         })
-    }
-
-    fn variant(&self, capabilities: &Capabilities) -> Result<Variant, Error> {
-        let mut available = self.variants(capabilities);
-        match self.variant {
-            None => available.next().ok_or(Error::Feature {
-                feature: "any variant".into(),
-            }),
-            Some(variant) if available.any(|other| other == variant) => Ok(variant),
-            Some(variant) => {
-                let feature = format!("what the {variant} variant of attention needs").into();
-                Err(Error::Feature { feature })
-            }
-        }
     }
 
     #[expect(
@@ -494,6 +480,9 @@ fn check(shape: &AttentionShape) -> Result<(), Error> {
     Ok(())
 }
 
+/// The batch rows and key/value heads of one dispatch.
+type Chunk = (Range<u64>, Range<u64>);
+
 /// The five tensors of a call.
 struct Tensors {
     query: Tensor,
@@ -542,11 +531,7 @@ impl Tensors {
 
     /// Cuts the batch, and below it the key/value heads, so that each tensor's part fits one binding and
     /// the grid and all indices fit 32 bits.
-    fn chunks(
-        &self,
-        shape: &AttentionShape,
-        binding_size: u64,
-    ) -> Result<Vec<(Range<u64>, Range<u64>)>, Error> {
+    fn chunks(&self, shape: &AttentionShape, binding_size: u64) -> Result<Vec<Chunk>, Error> {
         let (batch, kv_heads) = (u64::from(shape.batch), u64::from(shape.num_kv_heads));
         let group = u64::from(shape.num_heads / shape.num_kv_heads);
         // a window is widened by less than one alignment

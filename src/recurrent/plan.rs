@@ -114,7 +114,7 @@ impl RecurrentConfig {
         given: Given,
     ) -> Result<Plan, Error> {
         self.check(shape, &given)?;
-        let variant = self.choose_variant(capabilities)?;
+        let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
         let tile = self.choose_tile(capabilities, shape.batch)?;
         let chunk_steps = self.chunk_steps(capabilities, shape);
         let scratch = self.scratch(shape, chunk_steps);
@@ -124,7 +124,7 @@ impl RecurrentConfig {
             shape,
             given,
             tile,
-            subgroup: variant == Variant::Subgroup,
+            variant,
             scratch,
         };
         let mut dispatches = Vec::new();
@@ -176,18 +176,6 @@ impl RecurrentConfig {
             }
         }
         Ok(())
-    }
-
-    fn choose_variant(&self, capabilities: &Capabilities) -> Result<Variant, Error> {
-        let mut available = self.variants(capabilities);
-        match self.variant {
-            None => Ok(available.next().unwrap_or(Variant::Portable)),
-            Some(variant) if available.any(|other| other == variant) => Ok(variant),
-            Some(variant) => {
-                let feature = format!("what the {variant} variant of a recurrence needs").into();
-                Err(Error::Feature { feature })
-            }
-        }
     }
 
     fn choose_tile(&self, capabilities: &Capabilities, batch: u32) -> Result<Tile, Error> {
@@ -255,7 +243,7 @@ struct Planner<'a> {
     shape: RecurrentShape,
     given: Given,
     tile: Tile,
-    subgroup: bool,
+    variant: Variant,
     scratch: Scratch,
 }
 
@@ -283,7 +271,7 @@ impl Planner<'_> {
         let count = self.config.direction.count();
         let (_, whole) = self.layer_output(layer, 0..self.shape.seq_len);
         if (whole.end - whole.start) * 4 + 256 <= self.capabilities.storage_binding_size {
-            return vec![0..count];
+            return std::iter::once(0..count).collect();
         }
         (0..count)
             .map(|direction| direction..direction + 1)
@@ -368,7 +356,7 @@ impl Planner<'_> {
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
             output: ("scratch", output..output + gates_len),
         };
-        product.dispatch(self.capabilities)
+        product.dispatch(self.capabilities, self.variant)
     }
 
     /// Some steps of a chunk whose gates_x are there.
@@ -451,7 +439,7 @@ impl Planner<'_> {
         };
         let scratch = Operand::whole("scratch", 4 * self.scratch.layer_output);
         Dispatch {
-            kernel: self.tile.kernel(config.cell, self.subgroup),
+            kernel: self.tile.kernel(config.cell, self.variant),
             constants: self.tile.constants(config),
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],

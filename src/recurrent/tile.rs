@@ -1,8 +1,8 @@
 //! The kernels of the steps and their tiles, as data.
 
 use super::{Cell, RecurrentConfig, Tier};
-use crate::Capabilities;
 use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
+use crate::{Capabilities, Variant};
 
 const PROBLEM: &str = include_str!("../../shaders/recurrent_problem.wgsl");
 const STEPPED: &str = include_str!("../../shaders/recurrent_stepped.wgsl");
@@ -115,7 +115,8 @@ impl Tile {
         }
     }
 
-    pub fn kernel(self, cell: Cell, subgroup: bool) -> Kernel {
+    pub fn kernel(self, cell: Cell, variant: Variant) -> Kernel {
+        let subgroup = variant == Variant::Subgroup;
         // the parts of a kernel are static data: one list per combination
         macro_rules! parts {
             ($cell:ident) => {

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod attention;
-pub mod plans;
+pub mod launches;
 pub mod recurrent;
 
 use std::sync::OnceLock;

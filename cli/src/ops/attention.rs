@@ -1,5 +1,6 @@
 //! Scaled dot-product attention, as far as the library has it.
 
+mod cases;
 mod check;
 mod options;
 
@@ -18,7 +19,8 @@ use super::{Launch, Problem};
 use crate::error::Result;
 use crate::tensors::{Tensor, Tensors, floats};
 
-pub use options::{BenchOptions, RunOptions, cases, from_tensors, grid, showcase};
+pub use cases::cases;
+pub use options::{BenchOptions, RunOptions, from_tensors, grid, showcase};
 
 #[derive(Debug, Clone, Copy)]
 struct Attention {

@@ -1,6 +1,7 @@
 //! RNN, LSTM and GRU over whole sequences, as far as the library has them.
 
 mod call;
+mod cases;
 mod check;
 mod grid;
 mod keras;
@@ -24,7 +25,8 @@ use crate::tensors::{Tensor, Tensors};
 use call::Call;
 use options::Format;
 
-pub use grid::{cases, grid, showcase};
+pub use cases::cases;
+pub use grid::{grid, showcase};
 pub use options::{BenchOptions, RunOptions};
 
 /// The operation on the command line.
@@ -207,9 +209,9 @@ impl Problem for Recurrent {
     }
 
     fn variants(&self, capabilities: &Capabilities) -> Vec<Variant> {
+        let mut tiers = self.config.tiers(capabilities, self.shape.batch);
         match self.config.tier {
-            // its kernel is the same in all variants
-            Some(Tier::Stepped) => vec![Variant::Portable],
+            Some(forced) if !tiers.any(|tier| tier == forced) => Vec::new(),
             _ => self.config.variants(capabilities).collect(),
         }
     }

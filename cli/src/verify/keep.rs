@@ -151,10 +151,8 @@ mod tests {
     #[test]
     fn a_failure_is_kept_with_kernel_plan_and_tensors() {
         let cases = ops::cases();
-        let (_, problem) = cases
-            .iter()
-            .find(|(name, _)| *name == "offset_negative")
-            .unwrap();
+        let case = cases.iter().find(|case| case.name == "offset_negative");
+        let problem = &case.unwrap().problem;
         let plan = problem.plan(&Capabilities::floor(), None).unwrap();
         let inputs = problem.random(1);
         let got = problem.truth(&inputs).unwrap();

@@ -4,7 +4,7 @@ use gatefold::reference::recurrent::{Initial, Output, Problem, Weights, recurren
 use gatefold::reference::{Real, convert};
 
 use crate::error::{Error, Result};
-use crate::tensors::{Tensors, floats, get, integers};
+use crate::tensors::{Tensors, floats, get, integers, mismatch};
 
 /// `input` is `[seq_len, batch, input_size]`; weights lie at `layer * num_directions + direction`.
 pub struct Call {
@@ -61,12 +61,6 @@ pub fn expect(tensors: &Tensors, name: &str, shape: &[u32], wanted: &str) -> Res
     }
     floats(tensors, name)?;
     Ok(())
-}
-
-pub fn mismatch(tensors: &Tensors, name: &str, wanted: &str) -> Error {
-    let shape = tensors.get(name).map(|tensor| tensor.shape.as_slice());
-    let shape = shape.unwrap_or_default();
-    Error::usage(format_args!("{name}: shape {shape:?}, expected {wanted}"))
 }
 
 /// Refuses an axis of length 0 that must not be.

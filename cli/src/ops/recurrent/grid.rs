@@ -1,6 +1,6 @@
-//! Problems that are made up: the grid of `bench`, the list of `verify`, what `info` shows.
+//! Problems that are made up: the grid of `bench`, what `info` shows, random tensors.
 
-use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape, Tier};
+use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
 
 use super::options::{BenchOptions, Format, cell, tier};
 use super::{Op, Recurrent};
@@ -86,64 +86,6 @@ pub fn showcase() -> Vec<Box<dyn Problem>> {
         Box::new(problem) as Box<dyn Problem>
     };
     sizes.into_iter().map(one).collect()
-}
-
-/// Every cell, tier, direction and kind of length, small enough for a CPU. Few different sizes: each is a
-/// kernel to compile.
-pub fn cases() -> Vec<(&'static str, Box<dyn Problem>)> {
-    use Direction::{Bidirectional, Forward, Reverse};
-    const SMALL: [u32; 5] = [3, 9, 7, 13, 1];
-    let mut all = Vec::new();
-    let mut add = |names: [&'static str; 2], problem: Recurrent| {
-        let tiers = [Tier::Stepped, Tier::Resident];
-        for (name, tier) in names.into_iter().zip(tiers) {
-            let mut problem = problem;
-            problem.config.tier = Some(tier);
-            all.push((name, Box::new(problem) as Box<dyn Problem>));
-        }
-    };
-    for cell in [Cell::RnnTanh, Cell::RnnRelu, Cell::Lstm, Cell::Gru] {
-        let names = match cell {
-            Cell::RnnRelu => ["stepped/relu", "resident/relu"],
-            _ => ["stepped/plain", "resident/plain"],
-        };
-        add(names, problem(cell, SMALL, Forward));
-        if cell == Cell::RnnRelu {
-            continue;
-        }
-        let states = |mut problem: Recurrent, lengths| {
-            problem.given.h_0 = true;
-            problem.given.c_0 = cell == Cell::Lstm;
-            problem.given.lengths = lengths;
-            problem
-        };
-        add(
-            ["stepped/reverse", "resident/reverse"],
-            states(problem(cell, SMALL, Reverse), false),
-        );
-        add(
-            [
-                "stepped/two_layers_both_directions_lengths",
-                "resident/two_layers_both_directions_lengths",
-            ],
-            states(problem(cell, [3, 9, 7, 13, 2], Bidirectional), true),
-        );
-        add(
-            ["stepped/long", "resident/long"],
-            problem(cell, [1, 300, 5, 13, 1], Forward),
-        );
-        let mut clipped = problem(cell, SMALL, Forward);
-        clipped.config.clip = Some(0.3);
-        add(["stepped/clip", "resident/clip"], clipped);
-        let mut plain = problem(cell, [9, 4, 7, 13, 1], Forward);
-        plain.bias = false;
-        add(["stepped/no_bias", "resident/no_bias"], plain);
-        add(
-            ["stepped/wide", "resident/wide"],
-            problem(cell, [2, 4, 16, 200, 1], Forward),
-        );
-    }
-    all
 }
 
 /// PyTorch's names; weights somewhat larger than PyTorch's initialisation makes them.

@@ -3,13 +3,13 @@
 use gatefold::reference::recurrent::Weights;
 use gatefold::{Cell, Given, RecurrentConfig, RecurrentShape};
 
-use super::call::{Call, at_least_one, axes, expect, mismatch, only, reorder};
+use super::call::{Call, at_least_one, axes, expect, only, reorder};
 use super::options::{Format, RunOptions, config};
 use super::pytorch::{call_with, states};
 use super::{Op, Recurrent};
 use crate::args::RunCommon;
 use crate::error::{Error, Result};
-use crate::tensors::{Tensors, floats, get};
+use crate::tensors::{Tensors, floats, get, mismatch};
 
 const KNOWN: [&str; 7] = [
     "input",

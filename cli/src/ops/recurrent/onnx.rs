@@ -3,12 +3,12 @@
 use gatefold::reference::recurrent::Weights;
 use gatefold::{Cell, Given, RecurrentConfig, RecurrentShape};
 
-use super::call::{Call, at_least_one, axes, expect, lengths, mismatch, only, reorder};
+use super::call::{Call, at_least_one, axes, expect, lengths, only, reorder};
 use super::options::{Direction, Format, RunOptions, config};
 use super::{Op, Recurrent};
 use crate::args::RunCommon;
 use crate::error::{Error, Result};
-use crate::tensors::{Tensors, floats, get};
+use crate::tensors::{Tensors, floats, get, mismatch};
 
 const KNOWN: [&str; 8] = [
     "X",

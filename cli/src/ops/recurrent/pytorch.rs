@@ -3,12 +3,12 @@
 use gatefold::reference::recurrent::Weights;
 use gatefold::{Direction, Given, RecurrentConfig, RecurrentShape};
 
-use super::call::{Call, at_least_one, axes, expect, lengths, mismatch, only};
+use super::call::{Call, at_least_one, axes, expect, lengths, only};
 use super::options::{Format, RunOptions, config};
 use super::{Op, Recurrent};
 use crate::args::RunCommon;
 use crate::error::{Error, Result};
-use crate::tensors::{Tensors, floats, get};
+use crate::tensors::{Tensors, floats, get, mismatch};
 
 const PARAMETERS: [&str; 5] = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"];
 const GRADIENTS: [&str; 3] = ["grad_output", "grad_h_n", "grad_c_n"];

@@ -1,0 +1,76 @@
+//! What `verify` runs.
+
+use gatefold::{Cell, Direction, Tier};
+
+use super::Recurrent;
+use super::grid::problem;
+use crate::ops::Case;
+
+/// Of batch, seq_len, input_size, hidden_size, layers.
+const SMALL: [u32; 5] = [3, 9, 7, 13, 1];
+
+/// Every cell in every tier, direction and kind of length, small enough for a CPU. Few different hidden sizes:
+/// each is a kernel to compile.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for cell in [Cell::RnnTanh, Cell::RnnRelu, Cell::Lstm, Cell::Gru] {
+        for tier in [Tier::Stepped, Tier::Resident] {
+            for (name, mut problem) in problems(cell) {
+                problem.config.tier = Some(tier);
+                let relu = if cell == Cell::RnnRelu { "relu_" } else { "" };
+                // weights in registers: each row of the matrix is unrolled
+                let unrolled =
+                    tier == Tier::Resident && (100..512).contains(&problem.config.hidden_size);
+                cases.push(Case {
+                    name: format!("{}/{relu}{name}", tier.name()),
+                    problem: Box::new(problem),
+                    slow_to_compile: unrolled,
+                });
+            }
+        }
+    }
+    cases
+}
+
+fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
+    let states = |mut problem: Recurrent| {
+        problem.given.h_0 = true;
+        problem.given.c_0 = cell == Cell::Lstm;
+        problem
+    };
+    let mut no_bias = problem(cell, [9, 4, 7, 13, 1], Direction::Forward);
+    no_bias.bias = false;
+    let mut ragged = states(problem(cell, [3, 17, 7, 13, 2], Direction::Bidirectional));
+    ragged.given.lengths = true;
+    let mut all = vec![
+        ("states", states(problem(cell, SMALL, Direction::Forward))),
+        ("no_bias", no_bias),
+        ("two_layers_bidirectional_lengths", ragged),
+    ];
+    if cell == Cell::RnnRelu {
+        return all;
+    }
+    let mut clip = problem(cell, SMALL, Direction::Forward);
+    clip.config.clip = Some(0.3);
+    all.extend([
+        (
+            "one_step",
+            states(problem(cell, [1, 1, 7, 13, 1], Direction::Forward)),
+        ),
+        ("reverse", states(problem(cell, SMALL, Direction::Reverse))),
+        (
+            "long",
+            problem(cell, [1, 300, 7, 13, 1], Direction::Forward),
+        ),
+        ("clip", clip),
+        (
+            "hidden_128",
+            problem(cell, [2, 12, 40, 128, 1], Direction::Forward),
+        ),
+        (
+            "hidden_640",
+            problem(cell, [1, 4, 40, 640, 1], Direction::Forward),
+        ),
+    ]);
+    all
+}

@@ -1,0 +1,191 @@
+//! What the operations run on the kinds of devices that there are, worked out by their plans alone.
+
+use std::collections::HashMap;
+
+use gatefold::kernel::{Constants, Dispatch, Kernel};
+use gatefold::{AttentionConfig, AttentionShape, Causal, GemmConfig, GemmShape};
+use gatefold::{Capabilities, Plan, Variant};
+use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+
+/// What each operation runs on a device: one line per operation.
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak];
+
+type Launch = (Variant, Dispatch);
+
+fn launches(plan: Plan) -> impl Iterator<Item = Launch> {
+    plan.dispatches
+        .into_iter()
+        .map(move |dispatch| (plan.variant, dispatch))
+}
+
+fn attention(device: &Capabilities) -> Vec<Launch> {
+    const DIMS: [(u32, u32); 11] = [
+        (1, 1),
+        (7, 13),
+        (16, 16),
+        (33, 5),
+        (64, 64),
+        (80, 80),
+        (97, 40),
+        (64, 128),
+        (128, 128),
+        (192, 128),
+        (256, 256),
+    ];
+    let mut all = Vec::new();
+    for (head_dim, value_dim) in DIMS {
+        for causal in [Causal::No, Causal::TopLeft] {
+            for variant in AttentionConfig::default().variants(device) {
+                let config = AttentionConfig {
+                    head_dim,
+                    value_dim: Some(value_dim),
+                    causal,
+                    variant: Some(variant),
+                    ..Default::default()
+                };
+                let shape = AttentionShape::new(2, 6, 2, 65, 129);
+                all.extend(launches(config.plan(device, shape, true).unwrap()));
+            }
+        }
+    }
+    all
+}
+
+fn gemm(device: &Capabilities) -> Vec<Launch> {
+    let mut all = Vec::new();
+    for options in 0..16 {
+        let config = GemmConfig {
+            transpose_a: options & 1 != 0,
+            transpose_b: options & 2 != 0,
+            bias: options & 4 != 0,
+            accumulate: options & 8 != 0,
+            variant: None,
+        };
+        for rows in [1, 2, 5, 16, 100] {
+            let shape = GemmShape::new(&config, rows, 70, 50);
+            all.extend(launches(config.plan(device, shape).unwrap()));
+        }
+    }
+    all
+}
+
+fn recurrent(device: &Capabilities) -> Vec<Launch> {
+    let mut all = Vec::new();
+    for cell in [Cell::RnnTanh, Cell::RnnRelu, Cell::Lstm, Cell::Gru] {
+        for hidden_size in [13, 64, 128, 700] {
+            let config = RecurrentConfig {
+                cell,
+                input_size: 50,
+                hidden_size,
+                num_layers: 2,
+                direction: Direction::Bidirectional,
+                clip: Some(1.0),
+                ..Default::default()
+            };
+            all.extend(
+                config
+                    .pack_dispatches()
+                    .into_iter()
+                    .map(|pack| (Variant::Portable, pack)),
+            );
+            for batch in [1, 3, 16] {
+                for tier in config.tiers(device, batch) {
+                    for variant in config.variants(device) {
+                        let (tier, variant) = (Some(tier), Some(variant));
+                        let config = RecurrentConfig {
+                            tier,
+                            variant,
+                            ..config
+                        };
+                        let shape = RecurrentShape { seq_len: 5, batch };
+                        all.extend(launches(
+                            config.plan(device, shape, Given::default()).unwrap(),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn peak(_: &Capabilities) -> Vec<Launch> {
+    let launch = |dispatch| (Variant::Portable, dispatch);
+    gatefold::peak::dispatches()
+        .into_iter()
+        .map(launch)
+        .collect()
+}
+
+/// Devices that stand for the kinds there are: GPUs and CPUs, with subgroups of one size, of several or none.
+fn devices() -> Vec<Capabilities> {
+    const KINDS: [(bool, Option<(u32, u32)>); 9] = [
+        (false, None),
+        (false, Some((32, 32))),
+        (false, Some((64, 64))),
+        (false, Some((32, 64))),
+        (false, Some((4, 64))),
+        (true, None),
+        (true, Some((4, 4))),
+        (true, Some((8, 8))),
+        (true, Some((32, 32))),
+    ];
+    let mut devices = vec![Capabilities::floor()];
+    for (cpu, subgroup_size) in KINDS {
+        for kilobytes in [16, 32, 48] {
+            devices.push(Capabilities {
+                cpu,
+                subgroup_size,
+                workgroup_memory: kilobytes * 1024,
+                ..Capabilities::floor()
+            });
+        }
+    }
+    devices
+}
+
+/// One form of a kernel, the weakest limits among the devices it is planned for, and what it may use.
+pub struct Form {
+    pub kernel: Kernel,
+    pub constants: Constants,
+    pub variant: Variant,
+    pub workgroup_memory: u32,
+    pub workgroup_invocations: u32,
+}
+
+/// All forms, each once.
+pub fn forms() -> Vec<Form> {
+    let mut forms: Vec<Form> = Vec::new();
+    let mut known = HashMap::new();
+    for device in devices() {
+        for (
+            variant,
+            Dispatch {
+                kernel,
+                constants,
+                params,
+                ..
+            },
+        ) in OPERATIONS.iter().flat_map(|launches| launches(&device))
+        {
+            assert_eq!(params.len(), 4 * kernel.params.len(), "{}", kernel.name);
+            let at = *known
+                .entry((kernel, constants.clone(), variant))
+                .or_insert(forms.len());
+            if at == forms.len() {
+                forms.push(Form {
+                    kernel,
+                    constants,
+                    variant,
+                    workgroup_memory: u32::MAX,
+                    workgroup_invocations: u32::MAX,
+                });
+            }
+            let form = &mut forms[at];
+            form.workgroup_memory = form.workgroup_memory.min(device.workgroup_memory);
+            form.workgroup_invocations =
+                form.workgroup_invocations.min(device.workgroup_invocations);
+        }
+    }
+    forms
+}
