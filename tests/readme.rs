@@ -23,13 +23,21 @@ fn devices() -> [(&'static str, Capabilities); 4] {
         ("WebGPU's default limits, no features", floor),
         ("GPU with subgroups", subgroups((32, 32))),
         ("CPU without subgroups", Capabilities { cpu: true, ..floor }),
-        ("CPU with subgroups of 8", Capabilities { cpu: true, ..subgroups((8, 8)) }),
+        (
+            "CPU with subgroups of 8",
+            Capabilities {
+                cpu: true,
+                ..subgroups((8, 8))
+            },
+        ),
     ]
 }
 
 fn attention(device: &Capabilities) -> Plan {
     let shape = AttentionShape::new(1, 8, 8, 512, 512);
-    AttentionConfig::default().plan(device, shape, true).unwrap()
+    AttentionConfig::default()
+        .plan(device, shape, true)
+        .unwrap()
 }
 
 fn recurrent(device: &Capabilities, hidden_size: u32) -> Plan {
@@ -39,12 +47,23 @@ fn recurrent(device: &Capabilities, hidden_size: u32) -> Plan {
         hidden_size,
         ..Default::default()
     };
-    config.plan(device, RecurrentShape { seq_len: 512, batch: 1 }, Given::default()).unwrap()
+    config
+        .plan(
+            device,
+            RecurrentShape {
+                seq_len: 512,
+                batch: 1,
+            },
+            Given::default(),
+        )
+        .unwrap()
 }
 
 fn gemm(device: &Capabilities) -> Plan {
     let config = GemmConfig::default();
-    config.plan(device, GemmShape::new(&config, 512, 512, 512)).unwrap()
+    config
+        .plan(device, GemmShape::new(&config, 512, 512, 512))
+        .unwrap()
 }
 
 /// What the table calls an operation, and its plan for a device.
@@ -52,7 +71,9 @@ type Row = (&'static str, fn(&Capabilities) -> Plan);
 
 const ROWS: [Row; 4] = [
     ("attention, 512 tokens, head_dim 64", attention),
-    ("RNN, LSTM, GRU, here an LSTM 64 wide, batch 1", |device| recurrent(device, 64)),
+    ("RNN, LSTM, GRU, here an LSTM 64 wide, batch 1", |device| {
+        recurrent(device, 64)
+    }),
     ("the same, 1024 wide", |device| recurrent(device, 1024)),
     ("GEMM", gemm),
 ];
@@ -66,8 +87,14 @@ fn matrix() -> String {
     for (name, plan) in ROWS {
         write!(table, "| {name} |").unwrap();
         for (_, device) in devices() {
-            let Plan { variant, describe, .. } = plan(&device);
-            let marker = if variant == Variant::Portable { "" } else { "*" };
+            let Plan {
+                variant, describe, ..
+            } = plan(&device);
+            let marker = if variant == Variant::Portable {
+                ""
+            } else {
+                "*"
+            };
             write!(table, " {marker}{variant}{marker}: {describe} |").unwrap();
         }
         table.push('\n');
@@ -84,6 +111,10 @@ fn the_support_matrix_is_that_of_the_plans() {
     if std::env::var("GATEFOLD_UPDATE").is_ok_and(|value| value == "1") {
         std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", matrix())).unwrap();
     } else {
-        assert_eq!(found, matrix(), "remake it: GATEFOLD_UPDATE=1 cargo test --test readme");
+        assert_eq!(
+            found,
+            matrix(),
+            "remake it: GATEFOLD_UPDATE=1 cargo test --test readme"
+        );
     }
 }

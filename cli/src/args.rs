@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, ValueEnum};
 use gatefold::{Causal, Variant};
 
-use crate::ops;
+use crate::{ops, race};
 
 /// Attention and recurrence kernels in WGSL: run, measure and verify them on this machine
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ pub enum Command {
     Peak(Peak),
     /// Check every operation, variant and shape against the f64 reference
     Verify(Verify),
+    /// Race RNN, LSTM and GRU against attention on a real text: a table, a picture, race.json
+    Race(race::Options),
     /// Time one operation over a grid of shapes
     Bench(Bench),
     /// Run one operation on your own tensors
@@ -183,7 +185,7 @@ pub fn probability(text: &str) -> Result<f32, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=3600.0).contains(&value) => Ok(value),
         _ => Err("expected 0 to 3600 seconds".into()),

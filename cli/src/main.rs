@@ -7,6 +7,7 @@ mod error;
 mod info;
 mod ops;
 mod peak;
+mod race;
 mod report;
 mod run;
 mod tensors;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Peak(args) => peak::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(args),
+        Command::Race(options) => race::run(&options),
         Command::Run(args) => run::run(args),
     };
     match done {

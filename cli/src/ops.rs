@@ -17,7 +17,7 @@ use crate::args::{BenchCommon, RunCommon};
 use crate::error::{Error, Result};
 use crate::tensors::Tensors;
 
-pub use launch::Launch;
+pub use launch::{Launch, Output};
 use recurrent::Kind;
 
 /// One shape of one operation with its options, checked.

@@ -47,14 +47,14 @@ impl Output {
         self.buffer.slice(..)
     }
 
-    fn poison(&self, gpu: &Gpu) {
+    pub fn poison(&self, gpu: &Gpu) {
         let mut words = vec![f32::NAN.to_bits(); self.shape.iter().product()];
         words.resize(words.len() + CANARIES, CANARY);
         gpu.queue()
             .write_buffer(&self.buffer, 0, bytemuck::cast_slice(&words));
     }
 
-    fn read(&self, gpu: &Gpu) -> Result<Tensor> {
+    pub fn read(&self, gpu: &Gpu) -> Result<Tensor> {
         let words: Vec<u32> = gpu.download(&self.buffer)?;
         let (values, canaries) = words.split_at(self.shape.iter().product());
         if canaries.iter().any(|&word| word != CANARY) {

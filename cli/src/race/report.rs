@@ -1,0 +1,373 @@
+//! What a race found: race.json, and what is printed.
+
+use std::time::SystemTime;
+
+use gatefold::clock::Timing;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::course::{Course, Entry, Text};
+use super::crossing::{self, Crossing, Point};
+use super::options::{Options, Setup};
+use super::{Contestant, plot, words};
+use crate::adapter::Adapter;
+use crate::args::Format;
+use crate::error::Result;
+use crate::peak::Peak;
+use crate::report::{self, Cell};
+
+#[derive(Debug, Serialize)]
+pub struct Race {
+    schema: u32,
+    version: &'static str,
+    date: String,
+    pub adapter: Adapter,
+    peak: Option<Peak>,
+    pub text: Source,
+    pub width: u32,
+    pub heads: u32,
+    pub batch: u32,
+    pub projections: bool,
+    checked: &'static str,
+    pub rows: Vec<Row>,
+    pub crossings: Vec<Crossing>,
+    pub stopped: Vec<Stop>,
+    /// Whether a result was wrong or a point could not be run.
+    pub failed: bool,
+}
+
+/// The text that was read.
+#[derive(Debug, Serialize)]
+pub struct Source {
+    pub name: String,
+    pub bytes: usize,
+    pub bytes_used: usize,
+    /// Whether it was too short and read again from the start.
+    pub repeated: bool,
+}
+
+/// A contestant at one length. The numbers of a wrong result are absent.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub op: &'static str,
+    pub seq_len: u32,
+    shape: Map<String, Value>,
+    dtype: &'static str,
+    pub variant: String,
+    pub tier: Option<String>,
+    pub kernel: String,
+    pub dispatches: u32,
+    pub median_us: Option<f64>,
+    pub p5_us: Option<f64>,
+    pub p95_us: Option<f64>,
+    pub us_per_step: Option<f64>,
+    tokens_per_s: Option<f64>,
+    gflops: Option<f64>,
+    gbytes_per_s: Option<f64>,
+    percent_of_roof: Option<f64>,
+    memory_bytes: u64,
+    pub error: f64,
+    pub clock: Option<&'static str>,
+    projections: bool,
+    #[serde(skip)]
+    flops: f64,
+    #[serde(skip)]
+    bytes: f64,
+}
+
+/// A contestant that did not run further.
+#[derive(Debug, Serialize)]
+pub struct Stop {
+    pub op: &'static str,
+    /// The length it did not run.
+    pub seq_len: u32,
+    pub reason: String,
+}
+
+const CHECKED: &str = "against the f64 reference, at every length: a recurrence in its first 256 steps and \
+                       its last 32, attention in queries at both ends, at tiles' edges and in between; the \
+                       first and the last sequence of the batch";
+
+pub const OPS: [&str; 4] = ["rnn", "lstm", "gru", "attention"];
+
+impl Row {
+    pub fn new(course: &Course, contestant: &dyn Contestant, seq_len: u32, entry: &Entry) -> Self {
+        let facts = &entry.facts;
+        let shape = contestant.shape(course, seq_len);
+        Self {
+            op: contestant.op(),
+            seq_len,
+            shape: shape
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            dtype: "f32",
+            variant: facts.variant.clone(),
+            tier: facts.tier.clone(),
+            kernel: facts.kernel.clone(),
+            dispatches: entry.num_dispatches(),
+            median_us: None,
+            p5_us: None,
+            p95_us: None,
+            us_per_step: None,
+            tokens_per_s: None,
+            gflops: None,
+            gbytes_per_s: None,
+            percent_of_roof: None,
+            memory_bytes: facts.memory_bytes,
+            error: 0.0,
+            clock: None,
+            projections: course.projections,
+            flops: facts.flops,
+            bytes: facts.bytes,
+        }
+    }
+
+    pub fn time(&mut self, course: &Course, timing: &Timing) {
+        let us = timing.median_us;
+        self.median_us = Some(us);
+        self.p5_us = Some(timing.p5_us);
+        self.p95_us = Some(timing.p95_us);
+        self.us_per_step = self.tier.is_some().then(|| us / f64::from(self.seq_len));
+        self.tokens_per_s = Some(1e6 * f64::from(course.rows(self.seq_len)) / us);
+        self.gflops = Some(1e-3 * self.flops / us);
+        self.gbytes_per_s = Some(1e-3 * self.bytes / us);
+        self.clock = Some(timing.clock.name());
+    }
+}
+
+impl Race {
+    pub fn new(course: &Course, setup: &Setup, text: &Text) -> Self {
+        let bytes_used = course.rows(setup.longest()) as usize;
+        Self {
+            schema: 1,
+            version: env!("CARGO_PKG_VERSION"),
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            adapter: Adapter::of(course.gpu.info()),
+            peak: None,
+            text: Source {
+                name: text.name.clone(),
+                bytes: text.bytes.len(),
+                bytes_used: bytes_used.min(text.bytes.len()),
+                repeated: bytes_used > text.bytes.len(),
+            },
+            width: course.width,
+            heads: course.heads,
+            batch: course.batch,
+            projections: course.projections,
+            checked: CHECKED,
+            rows: Vec::new(),
+            crossings: Vec::new(),
+            stopped: Vec::new(),
+            failed: false,
+        }
+    }
+
+    /// What needs all rows: crossings, and how near each came to the best that the device gave in this run,
+    /// be it to a row itself.
+    pub fn finish(&mut self, roof: &gatefold::peak::Peak) {
+        let place = |op| OPS.iter().position(|other| *other == op);
+        self.rows.sort_by_key(|row| (place(row.op), row.seq_len));
+        let mut roof = roof.clone();
+        for row in &self.rows {
+            let kernel = format!("{}, {} tokens", row.op, row.seq_len);
+            if row.gflops.is_some_and(|gflops| gflops > roof.gflops) {
+                roof.gflops = row.gflops.unwrap_or(roof.gflops);
+                roof.gflops_kernel = kernel.clone();
+            }
+            if row
+                .gbytes_per_s
+                .is_some_and(|rate| rate > roof.gbytes_per_s)
+            {
+                roof.gbytes_per_s = row.gbytes_per_s.unwrap_or(roof.gbytes_per_s);
+                roof.gbytes_kernel = kernel;
+            }
+        }
+        for row in &mut self.rows {
+            row.percent_of_roof = row.gflops.zip(row.gbytes_per_s).map(|(gflops, rate)| {
+                100.0 * f64::max(gflops / roof.gflops, rate / roof.gbytes_per_s)
+            });
+        }
+        self.peak = Some(Peak::from(&roof));
+        let attention = self.points("attention");
+        self.crossings = OPS[..3]
+            .iter()
+            .filter_map(|op| crossing::find(op, &self.points(op), &attention))
+            .collect();
+    }
+
+    /// Measured times by length.
+    pub fn points(&self, op: &str) -> Vec<Point> {
+        let rows = self.rows.iter().filter(|row| row.op == op);
+        rows.filter_map(|row| Some((row.seq_len, row.median_us?)))
+            .collect()
+    }
+
+    pub fn has_times(&self) -> bool {
+        self.rows.iter().any(|row| row.median_us.is_some())
+    }
+
+    /// What was raced, in a few words each.
+    pub fn conditions(&self) -> [String; 3] {
+        let projections = if self.projections {
+            "projections included: W x of the recurrences; Q, K, V, O of attention"
+        } else {
+            "projections left out on both sides: recurrent steps alone, attention alone"
+        };
+        let head_dim = self.width / self.heads;
+        let repeated = if self.text.repeated { ", repeated" } else { "" };
+        [
+            format!(
+                "f32, width {}, {} heads × {head_dim}, batch {}",
+                self.width, self.heads, self.batch
+            ),
+            projections.into(),
+            format!("bytes of {}{repeated}", self.text.name),
+        ]
+    }
+
+    /// `"wall"`, `"timestamp"` or both.
+    pub fn clocks(&self) -> String {
+        let mut clocks: Vec<_> = self.rows.iter().filter_map(|row| row.clock).collect();
+        clocks.sort_unstable();
+        clocks.dedup();
+        clocks.join(" and ")
+    }
+
+    /// One sentence for each recurrence.
+    pub fn sentences(&self) -> Vec<String> {
+        let sentence = |crossing: &Crossing| {
+            let op = words::op(crossing.op);
+            match (crossing.tokens, crossing.us) {
+                (Some(tokens), Some(us)) => format!(
+                    "{op} = attention at {} tokens, {}",
+                    words::about(tokens),
+                    words::duration(us)
+                ),
+                _ => format!(
+                    "{op}: no crossing up to {} tokens, {} is faster",
+                    crossing.up_to,
+                    words::op(crossing.faster)
+                ),
+            }
+        };
+        self.crossings.iter().map(sentence).collect()
+    }
+
+    /// Which kernels ran.
+    fn kernels(&self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for row in &self.rows {
+            let line = format!("{}: {}, {}", words::op(row.op), row.kernel, row.variant);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+        lines
+    }
+}
+
+pub fn print(race: &Race, options: &Options) -> Result<()> {
+    let (header, cells): (&[&str], fn(&Row) -> Vec<Cell>) = match options.output {
+        Format::Json => return report::out(&report::json(race)?),
+        Format::Csv => (&ALL, all),
+        Format::Table | Format::Md => (&SHORT, short),
+    };
+    let rows: Vec<_> = race.rows.iter().map(cells).collect();
+    let mut title = vec![race.adapter.describe()];
+    if let Some(peak) = &race.peak {
+        title.push(format!(
+            "roof: {:.1} GFLOP/s, {:.1} GB/s, {:.1} us per dispatch; clock: {}",
+            peak.gflops,
+            peak.gbytes_per_s,
+            peak.dispatch_us,
+            race.clocks()
+        ));
+    }
+    title.extend(race.conditions());
+    report::print(options.output, &title.join("\n"), header, &rows, race)?;
+    if options.output == Format::Csv {
+        return Ok(());
+    }
+    let mut lines = vec![String::new()];
+    lines.extend(race.kernels());
+    lines.extend(race.stopped.iter().map(|stop| {
+        let op = words::op(stop.op);
+        format!("{op} stops before {} tokens: {}", stop.seq_len, stop.reason)
+    }));
+    if options.output == Format::Table && race.has_times() {
+        lines.push(String::new());
+        lines.push(plot::draw(race));
+    }
+    lines.push(String::new());
+    lines.extend(race.sentences());
+    lines.push(format!(
+        "checked {CHECKED}\nwritten: race.json and race.svg in {}\n",
+        options.out_dir.display()
+    ));
+    report::out(&lines.join("\n"))
+}
+
+const SHORT: [&str; 10] = [
+    "op", "tokens", "ms", "us/step", "tokens/s", "GFLOP/s", "% roof", "MiB", "disp.", "error",
+];
+
+fn short(row: &Row) -> Vec<Cell> {
+    vec![
+        Cell::text(words::op(row.op)),
+        Cell::number(f64::from(row.seq_len)),
+        match row.median_us {
+            Some(us) => Cell::number(1e-3 * us),
+            None => Cell::text("wrong"),
+        },
+        Cell::number(row.us_per_step),
+        Cell::number(row.tokens_per_s),
+        Cell::number(row.gflops),
+        Cell::number(row.percent_of_roof),
+        Cell::number(row.memory_bytes as f64 / f64::from(1 << 20)),
+        Cell::number(f64::from(row.dispatches)),
+        Cell::number(row.error),
+    ]
+}
+
+const ALL: [&str; 17] = [
+    "op",
+    "tokens",
+    "variant",
+    "tier",
+    "kernel",
+    "dispatches",
+    "median us",
+    "p5",
+    "p95",
+    "us/step",
+    "tokens/s",
+    "GFLOP/s",
+    "GB/s",
+    "% of roof",
+    "memory bytes",
+    "error",
+    "clock",
+];
+
+fn all(row: &Row) -> Vec<Cell> {
+    vec![
+        Cell::text(row.op),
+        Cell::number(f64::from(row.seq_len)),
+        Cell::text(&row.variant),
+        Cell::text(row.tier.as_deref().unwrap_or_default()),
+        Cell::text(&row.kernel),
+        Cell::number(f64::from(row.dispatches)),
+        Cell::number(row.median_us),
+        Cell::number(row.p5_us),
+        Cell::number(row.p95_us),
+        Cell::number(row.us_per_step),
+        Cell::number(row.tokens_per_s),
+        Cell::number(row.gflops),
+        Cell::number(row.gbytes_per_s),
+        Cell::number(row.percent_of_roof),
+        Cell::number(row.memory_bytes as f64),
+        Cell::number(row.error),
+        Cell::text(row.clock.unwrap_or("wrong result")),
+    ]
+}
