@@ -4,9 +4,14 @@
 //     h' = (1 - z) n + z h
 // Source: Cho et al. 2014, in the variant of cuDNN and PyTorch.
 
-fn cell(x: array<f32, NUM_GATES>, h: array<f32, NUM_GATES>, bias: f32, state: State) -> State {
+fn cell(
+    x: array<f32, NUM_GATES>,
+    h: array<f32, NUM_GATES>,
+    bias: vec3<f32>,
+    state: State,
+) -> State {
     let r = sigmoid(clipped(x[0] + h[0]));
     let z = sigmoid(clipped(x[1] + h[1]));
-    let n = tanh_bounded(clipped(x[2] + r * (h[2] + bias)));
+    let n = tanh_bounded(clipped(x[2] + r * (h[2] + bias[0])));
     return State((1.0 - z) * n + z * state.h, 0.0);
 }

@@ -3,10 +3,11 @@
 // Layout (G = NUM_GATES, H = hidden_size, I = input_size)
 //     weight_ih [G H, I], weight_hh [G H, H]    read
 //     bias_ih [G H], bias_hh [G H]              read; optional
+//     peephole [3 H]                            read with PEEPHOLE; of i, f and o
 //     packed    from packed_first on, each part at a multiple of 64 elements:
 //         weight_hh   [ceil(H / 4), G H] vectors of four k, zero past H
 //         bias        [G H]         bias_ih + bias_hh; for a GRU's n only bias_ih
-//         bias_n      [H]           for a GRU: bias_hh of n
+//         unit_weights  [NUM_UNIT_WEIGHTS, H]   of a GRU bias_hh of n, of an LSTM the peepholes
 //         weight_ih   [I, G H]
 // Grid        one invocation per element of packed, folded to two dimensions
 // Workgroup   64 invocations
@@ -20,7 +21,7 @@ struct Params {
     hidden_size: u32,
     num_elements: u32,
     bias_first: u32,
-    bias_n_first: u32,
+    unit_weights_first: u32,
     weight_ih_first: u32,
     packed_first: u32,
     has_bias: u32,
@@ -31,7 +32,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read>       weight_hh: array<f32>;
 @group(0) @binding(3) var<storage, read>       bias_ih:   array<f32>;
 @group(0) @binding(4) var<storage, read>       bias_hh:   array<f32>;
-@group(0) @binding(5) var<storage, read_write> packed:    array<f32>;
+@group(0) @binding(5) var<storage, read>       peephole:  array<f32>;
+@group(0) @binding(6) var<storage, read_write> packed:    array<f32>;
+
+const HAS_BIAS_N: bool = NUM_UNIT_WEIGHTS == 1u;
 
 fn packed_element(i: u32) -> f32 {
     let gate_rows = NUM_GATES * params.hidden_size;
@@ -42,10 +46,13 @@ fn packed_element(i: u32) -> f32 {
         }
         return weight_ih[at % gate_rows * params.input_size + at / gate_rows];
     }
-    if (i >= params.bias_n_first) {
-        let unit = i - params.bias_n_first;
-        if (HAS_BIAS_N && params.has_bias != 0u && unit < params.hidden_size) {
-            return bias_hh[2u * params.hidden_size + unit];
+    if (i >= params.unit_weights_first) {
+        let at = i - params.unit_weights_first;
+        if (PEEPHOLE && at < 3u * params.hidden_size) {
+            return peephole[at];
+        }
+        if (HAS_BIAS_N && params.has_bias != 0u && at < params.hidden_size) {
+            return bias_hh[2u * params.hidden_size + at];
         }
         return 0.0;
     }

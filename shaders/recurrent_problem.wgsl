@@ -39,7 +39,7 @@ struct Params {
     flags: u32,
     gates_first: u32,
     weights_direction: u32,
-    bias_n_first: u32,
+    unit_weights_first: u32,
     h_0_first: u32,
     c_0_first: u32,
     h_n_first: u32,
@@ -162,13 +162,16 @@ fn weight_hh(direction: u32, k4: u32, gate_row: u32) -> vec4<f32> {
     return weights[block + k4 * NUM_GATES * params.hidden_size + gate_row];
 }
 
-// the part of a GRU's bias that stays inside r * (...); 0 for the other cells
-fn bias_n(direction: u32, unit: u32) -> f32 {
-    if (!HAS_BIAS_N) {
-        return 0.0;
-    }
+// the weights of a unit that belong to no product; see recurrent_pack.wgsl
+fn unit_weights(direction: u32, unit: u32) -> vec3<f32> {
     let block = (direction - params.direction) * params.weights_direction;
-    return weights[block + params.bias_n_first + unit / 4u][unit % 4u];
+    var own = vec3<f32>();
+    // unroll
+    for (var i = 0u; i < NUM_UNIT_WEIGHTS; i++) {
+        let at = i * params.hidden_size + unit;
+        own[i] = weights[block + params.unit_weights_first + at / 4u][at % 4u];
+    }
+    return own;
 }
 
 // carries the new state of a unit to where the next step and the caller look for it

@@ -87,7 +87,7 @@ fn recurrent_resident(
                         gates_h[g] = wg_gates[b * ROWS * WORKGROUP_SIZE + g * HIDDEN + unit];
                     }
                     let x = gates_x(moment, direction, row, unit);
-                    state[p] = cell(x, gates_h, bias_n(direction, unit), state[p]);
+                    state[p] = cell(x, gates_h, unit_weights(direction, unit), state[p]);
                     wg_h[b * BLOCKS * 8u + unit] = state[p].h;
                 }
                 store_state(moment, direction, row, unit, state[p]);

@@ -117,7 +117,7 @@ fn recurrent_stepped(
             );
             if (moment.inside) {
                 let x = gates_x(moment, direction, row, own_unit);
-                state = cell(x, gates_h, bias_n(direction, own_unit), state);
+                state = cell(x, gates_h, unit_weights(direction, own_unit), state);
             }
             store_state(moment, direction, row, own_unit, state);
         }

@@ -36,6 +36,8 @@ pub enum Cell {
     RnnRelu,
     /// Long short-term memory.
     Lstm,
+    /// The same with the forget gate coupled to the input gate: `f = 1 - i`, whatever its weights.
+    LstmCoupled,
     /// Gated recurrent unit.
     Gru,
 }
@@ -45,9 +47,14 @@ impl Cell {
     pub fn num_gates(self) -> u32 {
         match self {
             Self::RnnTanh | Self::RnnRelu => 1,
-            Self::Lstm => 4,
+            Self::Lstm | Self::LstmCoupled => 4,
             Self::Gru => 3,
         }
+    }
+
+    /// Whether a cell state goes from step to step beside the hidden state.
+    pub fn has_cell_state(self) -> bool {
+        matches!(self, Self::Lstm | Self::LstmCoupled)
     }
 }
 
@@ -103,6 +110,8 @@ pub struct RecurrentConfig {
     pub num_layers: u32,
     /// The direction of all layers.
     pub direction: Direction,
+    /// Whether the gates of an LSTM look at the cell state, too: see [`RecurrentWeights::peephole`].
+    pub peephole: bool,
     /// Bounds what goes into the activations to `-clip..clip`, as ONNX does.
     pub clip: Option<f32>,
     /// Forces a tier; otherwise the one that suits shape and device is taken.
@@ -119,6 +128,7 @@ impl Default for RecurrentConfig {
             hidden_size: 128,
             num_layers: 1,
             direction: Direction::Forward,
+            peephole: false,
             clip: None,
             tier: None,
             variant: None,

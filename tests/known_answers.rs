@@ -166,6 +166,7 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
             weight_hh: given(format!("weight_hh_{end}")),
             bias_ih: given(format!("bias_ih_{end}")),
             bias_hh: given(format!("bias_hh_{end}")),
+            peephole: Vec::new(),
         })
         .collect();
     let problem = recurrent::Problem {

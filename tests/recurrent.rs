@@ -9,7 +9,13 @@ use gatefold::{
     Tier,
 };
 
-const CELLS: [Cell; 4] = [Cell::RnnTanh, Cell::RnnRelu, Cell::Lstm, Cell::Gru];
+const CELLS: [Cell; 5] = [
+    Cell::RnnTanh,
+    Cell::RnnRelu,
+    Cell::Lstm,
+    Cell::LstmCoupled,
+    Cell::Gru,
+];
 
 fn check_cells(case: Case) {
     for cell in CELLS {
@@ -69,7 +75,7 @@ fn layers_read_the_layer_before() {
 #[test]
 fn hidden_sizes_around_the_blocks() {
     for hidden_size in [1, 4, 8, 9, 33, 64, 100] {
-        let cell = CELLS[hidden_size as usize % 4];
+        let cell = CELLS[hidden_size as usize % CELLS.len()];
         check(Case {
             cell,
             hidden_size,
@@ -102,7 +108,7 @@ fn wide_states_leave_the_registers() {
 fn batches_around_the_tiles() {
     for batch in [1, 2, 4, 5, 9] {
         check(Case {
-            cell: CELLS[batch as usize % 4],
+            cell: CELLS[batch as usize % CELLS.len()],
             batch,
             magnitude: 0.9,
             ..SMALL
@@ -163,6 +169,24 @@ fn clip_bounds_the_activations() {
         clip: Some(0.3),
         ..SMALL
     });
+}
+
+#[test]
+fn peepholes_look_at_the_cell_state() {
+    for cell in [Cell::Lstm, Cell::LstmCoupled] {
+        for (clip, bias) in [(None, true), (Some(0.4), false)] {
+            check(Case {
+                cell,
+                clip,
+                bias,
+                peephole: true,
+                direction: Direction::Bidirectional,
+                num_layers: 2,
+                lengths: Some(&[9, 0, 4]),
+                ..SMALL
+            });
+        }
+    }
 }
 
 #[test]
@@ -232,7 +256,7 @@ fn single_steps_equal_the_stepped_sequence() {
 
         let op = Recurrent::new(gpu.context(), config).unwrap();
         let packed = pack(gpu, &op, &inputs);
-        let is_lstm = cell == Cell::Lstm;
+        let is_lstm = cell.has_cell_state();
         let token = (case.batch * case.hidden_size) as usize;
         let output = Output::new(gpu, token);
         let scratch_size = op.scratch_size(RecurrentShape {
@@ -321,6 +345,14 @@ fn mistakes_are_named() {
     assert_eq!(
         op.bind(SMALL.shape(), with_c).unwrap_err().to_string(),
         "c_0: only an LSTM has a cell state"
+    );
+    assert_eq!(
+        new(RecurrentConfig {
+            cell: Cell::Gru,
+            peephole: true,
+            ..Default::default()
+        }),
+        "peephole: only an LSTM has a cell state"
     );
     let short = RecurrentBuffers {
         scratch: other.slice(32768..33024),

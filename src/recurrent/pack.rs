@@ -10,7 +10,7 @@ params! {
         hidden_size: u32,
         num_elements: u32,
         bias_first: u32,
-        bias_n_first: u32,
+        unit_weights_first: u32,
         weight_ih_first: u32,
         packed_first: u32,
         has_bias: u32,
@@ -22,6 +22,7 @@ const PACK: Kernel = Kernel {
     parts: &[COMMON, include_str!("../../shaders/recurrent_pack.wgsl")],
     params: Params::FIELDS,
     storage: &[
+        Access::Read,
         Access::Read,
         Access::Read,
         Access::Read,
@@ -40,13 +41,16 @@ pub struct RecurrentWeights<'a> {
     pub weight_hh: wgpu::BufferSlice<'a>,
     /// `bias_ih` and `bias_hh`, `[num_gates * hidden_size]` each.
     pub bias: Option<(wgpu::BufferSlice<'a>, wgpu::BufferSlice<'a>)>,
+    /// `[3 * hidden_size]`, exactly if the configuration says so: the weights of c in i and f, and of the new c
+    /// in o.
+    pub peephole: Option<wgpu::BufferSlice<'a>>,
 }
 
 /// Where the parts of one direction's packed weights lie, in elements from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Packed {
     pub bias: u64,
-    pub bias_n: u64,
+    pub unit_weights: u64,
     pub weight_ih: u64,
     pub len: u64,
 }
@@ -68,16 +72,25 @@ impl RecurrentConfig {
         let hidden = u64::from(self.hidden_size);
         let gate_rows = u64::from(self.cell.num_gates()) * hidden;
         let bias = (hidden.div_ceil(4) * 4 * gate_rows).next_multiple_of(PART);
-        let bias_n = (bias + gate_rows).next_multiple_of(PART);
-        let len_n = if self.cell == Cell::Gru { hidden } else { 0 };
-        let weight_ih = (bias_n + len_n).next_multiple_of(PART);
+        let unit_weights = (bias + gate_rows).next_multiple_of(PART);
+        let units_len = u64::from(self.num_unit_weights()) * hidden;
+        let weight_ih = (unit_weights + units_len).next_multiple_of(PART);
         let input = u64::from(self.layer_input_size(layer));
         let len = (weight_ih + gate_rows * input).next_multiple_of(PART);
         Packed {
             bias,
-            bias_n,
+            unit_weights,
             weight_ih,
             len,
+        }
+    }
+
+    /// Weights of a unit that belong to no product: a GRU's second bias of n, an LSTM's peepholes.
+    pub(super) fn num_unit_weights(&self) -> u32 {
+        match (self.cell, self.peephole) {
+            (_, true) => 3,
+            (Cell::Gru, false) => 1,
+            _ => 0,
         }
     }
 
@@ -115,27 +128,29 @@ impl RecurrentConfig {
             hidden_size: self.hidden_size,
             num_elements: packed.len as u32,
             bias_first: packed.bias as u32,
-            bias_n_first: packed.bias_n as u32,
+            unit_weights_first: packed.unit_weights as u32,
             weight_ih_first: packed.weight_ih as u32,
             packed_first,
             has_bias: has_bias.into(),
         };
-        let bias = |name| match has_bias {
-            true => Operand::whole(name, 4 * gate_rows),
+        let optional = |name, given: bool, elements: u64| match given {
+            true => Operand::whole(name, 4 * elements),
             false => Operand::Unused,
         };
         Dispatch {
             kernel: PACK,
             constants: vec![
                 ("NUM_GATES", Constant::U32(self.cell.num_gates())),
-                ("HAS_BIAS_N", Constant::Bool(self.cell == Cell::Gru)),
+                ("NUM_UNIT_WEIGHTS", Constant::U32(self.num_unit_weights())),
+                ("PEEPHOLE", Constant::Bool(self.peephole)),
             ],
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![
                 Operand::whole("weight_ih", 4 * gate_rows * u64::from(input_size)),
                 Operand::whole("weight_hh", 4 * gate_rows * u64::from(self.hidden_size)),
-                bias("bias_ih"),
-                bias("bias_hh"),
+                optional("bias_ih", has_bias, gate_rows),
+                optional("bias_hh", has_bias, gate_rows),
+                optional("peephole", self.peephole, 3 * u64::from(self.hidden_size)),
                 operand,
             ],
             grid: fold_grid(packed.len.div_ceil(64)),
@@ -155,7 +170,8 @@ impl Recurrent {
     /// `weights` holds `num_layers * num_directions` entries, at index `layer * num_directions + direction`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another number of entries; those of [`Context::bind`](crate::Context::bind).
+    /// [`Error::Shape`] for another number of entries, [`Error::Operand`] for peepholes that the configuration
+    /// does not want, or that are missing; those of [`Context::bind`](crate::Context::bind).
     pub fn pack_weights(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
@@ -177,6 +193,12 @@ impl Recurrent {
             if let Some((bias_ih, bias_hh)) = weights.bias {
                 slices.extend([("bias_ih", bias_ih), ("bias_hh", bias_hh)]);
             }
+            match (self.config.peephole, weights.peephole) {
+                (true, Some(peephole)) => slices.push(("peephole", peephole)),
+                (false, None) => {}
+                (true, None) => return Err(wrong_peephole("is needed and missing")),
+                (false, Some(_)) => return Err(wrong_peephole("the configuration has none")),
+            }
             let has_bias = weights.bias.is_some();
             let dispatch = self
                 .config
@@ -184,5 +206,12 @@ impl Recurrent {
             self.context.bind(&[dispatch], &slices)?.record(pass);
         }
         Ok(())
+    }
+}
+
+fn wrong_peephole(problem: &'static str) -> Error {
+    Error::Operand {
+        name: "peephole",
+        problem,
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::pack::PART;
 use super::tile::Tile;
-use super::{Cell, Direction, Given, RecurrentConfig, RecurrentShape, Tier};
+use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
 use crate::kernel::{Dispatch, MAX_STEPS, Operand, fold_grid, params};
 use crate::{Capabilities, Error, Plan, Variant};
@@ -36,7 +36,7 @@ params! {
         flags: u32,
         gates_first: u32,
         weights_direction: u32,
-        bias_n_first: u32,
+        unit_weights_first: u32,
         h_0_first: u32,
         c_0_first: u32,
         h_n_first: u32,
@@ -165,8 +165,9 @@ impl RecurrentConfig {
                 return Err(Error::shape(name, size, "less than 2^30"));
             }
         }
-        if self.cell != Cell::Lstm {
-            for (name, given) in [("c_0", given.c_0), ("c_n", given.c_n)] {
+        if !self.cell.has_cell_state() {
+            let peephole = ("peephole", self.peephole);
+            for (name, given) in [("c_0", given.c_0), ("c_n", given.c_n), peephole] {
                 if given {
                     return Err(Error::Operand {
                         name,
@@ -218,7 +219,7 @@ impl RecurrentConfig {
     fn scratch(&self, shape: RecurrentShape, chunk_steps: u32) -> Scratch {
         let directions = u64::from(self.direction.count());
         let state = directions * u64::from(shape.batch) * u64::from(self.hidden_size);
-        let cell = if self.cell == Cell::Lstm { state } else { 0 };
+        let cell = if self.cell.has_cell_state() { state } else { 0 };
         let gates = cell.next_multiple_of(PART);
         let steps = u64::from(chunk_steps.min(shape.seq_len));
         let gates_len = directions * steps * self.gates_per_step(shape.batch);
@@ -430,7 +431,7 @@ impl Planner<'_> {
             gates_first: (self.scratch.gates + u64::from(directions.start) * gates_direction)
                 as u32,
             weights_direction: (packed.len / 4) as u32,
-            bias_n_first: (packed.bias_n / 4) as u32,
+            unit_weights_first: (packed.unit_weights / 4) as u32,
             h_0_first,
             c_0_first,
             h_n_first,

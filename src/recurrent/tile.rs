@@ -158,7 +158,7 @@ impl Tile {
         }
         let parts: &'static [&'static str] = match cell {
             Cell::RnnTanh | Cell::RnnRelu => parts!(CELL_RNN),
-            Cell::Lstm => parts!(CELL_LSTM),
+            Cell::Lstm | Cell::LstmCoupled => parts!(CELL_LSTM),
             Cell::Gru => parts!(CELL_GRU),
         };
         let stepped = self.tier() == Tier::Stepped;
@@ -188,8 +188,9 @@ impl Tile {
         let cell = config.cell;
         let mut constants = vec![
             ("NUM_GATES", Constant::U32(cell.num_gates())),
-            ("HAS_CELL", Constant::Bool(cell == Cell::Lstm)),
-            ("HAS_BIAS_N", Constant::Bool(cell == Cell::Gru)),
+            ("HAS_CELL", Constant::Bool(cell.has_cell_state())),
+            ("NUM_UNIT_WEIGHTS", Constant::U32(config.num_unit_weights())),
+            ("COUPLED", Constant::Bool(cell == Cell::LstmCoupled)),
             ("RELU", Constant::Bool(cell == Cell::RnnRelu)),
             ("BATCH", Constant::U32(self.batch())),
         ];

@@ -1,6 +1,6 @@
 //! The meaning of [`Recurrent`](crate::Recurrent): a sweep over time, and one function per cell.
 
-use super::Real;
+use super::{Real, convert};
 use crate::{Cell, Direction};
 
 /// The numbers of a problem.
@@ -24,7 +24,7 @@ pub struct Problem {
     pub batch: usize,
 }
 
-/// One direction of one layer, in PyTorch's layout; absent biases are empty.
+/// One direction of one layer, in PyTorch's layout; absent biases and peepholes are empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights<R> {
     /// `[num_gates * hidden_size, input_size of the layer]`
@@ -35,6 +35,21 @@ pub struct Weights<R> {
     pub bias_ih: Vec<R>,
     /// `[num_gates * hidden_size]`
     pub bias_hh: Vec<R>,
+    /// Of an LSTM, `[3 * hidden_size]` in the order i, f, o, or empty: weights of the cell state in the gates.
+    pub peephole: Vec<R>,
+}
+
+impl Weights<f32> {
+    /// The same numbers in another precision.
+    pub fn convert<R: Real>(&self) -> Weights<R> {
+        Weights {
+            weight_ih: convert(&self.weight_ih),
+            weight_hh: convert(&self.weight_hh),
+            bias_ih: convert(&self.bias_ih),
+            bias_hh: convert(&self.bias_hh),
+            peephole: convert(&self.peephole),
+        }
+    }
 }
 
 /// The optional tensors: `h_0` and `c_0` `[num_layers * num_directions, batch, hidden_size]`, `lengths` `[batch]`.
@@ -106,7 +121,7 @@ pub fn recurrent<R: Real>(
                 }
             }
             h_n.extend(h);
-            if cell == Cell::Lstm {
+            if cell.has_cell_state() {
                 c_n.extend(c);
             }
         }
@@ -138,15 +153,23 @@ fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [
         match problem.cell {
             Cell::RnnTanh => h[unit] = sum(0).tanh(),
             Cell::RnnRelu => h[unit] = sum(0).max(R::ZERO),
-            Cell::Lstm => {
-                let (i, f, g, o) = (
-                    sigmoid(sum(0)),
-                    sigmoid(sum(1)),
-                    sum(2).tanh(),
-                    sigmoid(sum(3)),
-                );
-                c[unit] = f * c[unit] + i * g;
-                h[unit] = o * c[unit].tanh();
+            Cell::Lstm | Cell::LstmCoupled => {
+                let coupled = problem.cell == Cell::LstmCoupled;
+                let peephole = |which: usize| weights.peephole.get(which * hidden_size + unit);
+                let gate = |gate: usize, which: usize, c: R| {
+                    let sum = x(gate) + r(gate);
+                    sigmoid(clip(
+                        peephole(which).map_or(sum, |&weight| sum + weight * c),
+                    ))
+                };
+                let i = gate(0, 0, c[unit]);
+                let f = if coupled {
+                    R::ONE - i
+                } else {
+                    gate(1, 1, c[unit])
+                };
+                c[unit] = f * c[unit] + i * sum(2).tanh();
+                h[unit] = gate(3, 2, c[unit]) * c[unit].tanh();
             }
             Cell::Gru => {
                 let (reset, z) = (sigmoid(sum(0)), sigmoid(sum(1)));

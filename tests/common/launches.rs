@@ -71,14 +71,27 @@ fn gemm(device: &Capabilities) -> Vec<Launch> {
 
 fn recurrent(device: &Capabilities) -> Vec<Launch> {
     let mut all = Vec::new();
-    for cell in [Cell::RnnTanh, Cell::RnnRelu, Cell::Lstm, Cell::Gru] {
-        for hidden_size in [13, 64, 128, 700] {
+    let cells = [
+        (Cell::RnnTanh, false),
+        (Cell::RnnRelu, false),
+        (Cell::Lstm, false),
+        (Cell::LstmCoupled, true),
+        (Cell::Gru, false),
+    ];
+    for (cell, peephole) in cells {
+        let widths = if peephole {
+            &[13, 700][..]
+        } else {
+            &[13, 64, 128, 700]
+        };
+        for &hidden_size in widths {
             let config = RecurrentConfig {
                 cell,
                 input_size: 50,
                 hidden_size,
                 num_layers: 2,
                 direction: Direction::Bidirectional,
+                peephole,
                 clip: Some(1.0),
                 ..Default::default()
             };

@@ -23,6 +23,7 @@ pub struct Case {
     pub seq_len: u32,
     pub batch: u32,
     pub bias: bool,
+    pub peephole: bool,
     /// Whether h_0 (and c_0 of an LSTM) are given.
     pub states: bool,
     pub lengths: Option<&'static [u32]>,
@@ -40,6 +41,7 @@ pub const SMALL: Case = Case {
     seq_len: 9,
     batch: 3,
     bias: true,
+    peephole: false,
     states: true,
     lengths: None,
     magnitude: 1.5,
@@ -63,6 +65,7 @@ impl Case {
             hidden_size: self.hidden_size,
             num_layers: self.num_layers,
             direction: self.direction,
+            peephole: self.peephole,
             clip: self.clip,
             tier,
             variant,
@@ -77,7 +80,7 @@ impl Case {
     }
 
     pub fn given(&self) -> Given {
-        let c = self.cell == Cell::Lstm;
+        let c = self.cell.has_cell_state();
         Given {
             h_0: self.states,
             c_0: self.states && c,
@@ -108,6 +111,7 @@ impl Case {
         let scale = self.magnitude / (p.hidden_size as f32).sqrt();
         let states = p.num_layers * directions * p.batch * p.hidden_size;
         let bias = if self.bias { gate_rows } else { 0 };
+        let peepholes = if self.peephole { 3 * p.hidden_size } else { 0 };
         let weights = (0..p.num_layers * directions)
             .map(|i| {
                 let width = if i < directions {
@@ -120,6 +124,7 @@ impl Case {
                     weight_hh: random.normals(gate_rows * p.hidden_size, scale),
                     bias_ih: random.normals(bias, 0.5),
                     bias_hh: random.normals(bias, 0.5),
+                    peephole: random.normals(peepholes, 0.8),
                 }
             })
             .collect();
@@ -134,16 +139,7 @@ impl Case {
 
 impl Inputs {
     pub fn reference<R: Real>(&self, case: &Case) -> reference::Output<R> {
-        let weights: Vec<_> = self
-            .weights
-            .iter()
-            .map(|w| Weights {
-                weight_ih: convert(&w.weight_ih),
-                weight_hh: convert(&w.weight_hh),
-                bias_ih: convert(&w.bias_ih),
-                bias_hh: convert(&w.bias_hh),
-            })
-            .collect();
+        let weights: Vec<_> = self.weights.iter().map(Weights::convert).collect();
         let (h_0, c_0) = (convert::<R>(&self.h_0), convert::<R>(&self.c_0));
         let initial = Initial {
             h_0: case.states.then_some(&h_0[..]),
@@ -160,18 +156,25 @@ pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
         .weights
         .iter()
         .map(|w| {
-            [&w.weight_ih, &w.weight_hh, &w.bias_ih, &w.bias_hh]
-                .map(|x| gpu.upload("weights", x).unwrap())
+            [
+                &w.weight_ih,
+                &w.weight_hh,
+                &w.bias_ih,
+                &w.bias_hh,
+                &w.peephole,
+            ]
+            .map(|x| gpu.upload("weights", x).unwrap())
         })
         .collect();
     let has_bias = inputs.weights.iter().all(|w| !w.bias_ih.is_empty());
     let weights: Vec<_> = buffers
         .iter()
         .map(
-            |[weight_ih, weight_hh, bias_ih, bias_hh]| RecurrentWeights {
+            |[weight_ih, weight_hh, bias_ih, bias_hh, peephole]| RecurrentWeights {
                 weight_ih: weight_ih.slice(..),
                 weight_hh: weight_hh.slice(..),
                 bias: has_bias.then(|| (bias_ih.slice(..), bias_hh.slice(..))),
+                peephole: op.config().peephole.then(|| peephole.slice(..)),
             },
         )
         .collect();
@@ -195,7 +198,7 @@ pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> 
         .map(|len| Output::new(gpu, len as usize));
     let outputs: Vec<Output> = outputs.collect();
     let scratch = Output::new(gpu, op.scratch_size(case.shape()).unwrap() as usize / 4);
-    let is_lstm = case.cell == Cell::Lstm;
+    let is_lstm = case.cell.has_cell_state();
     let buffers = RecurrentBuffers {
         h_0: case.states.then(|| h_0.slice(..)),
         c_0: (case.states && is_lstm).then(|| c_0.slice(..)),

@@ -98,7 +98,7 @@ impl Recurrent {
     }
 
     fn has_cell_state(&self) -> bool {
-        self.config.cell == Cell::Lstm
+        self.config.cell.has_cell_state()
     }
 
     fn reference(&self) -> reference::Problem {
@@ -184,9 +184,10 @@ impl Problem for Recurrent {
     fn options(&self) -> Vec<String> {
         let config = &self.config;
         let relu = (config.cell == Cell::RnnRelu).then(|| "--nonlinearity=relu".to_owned());
+        let coupled = (config.cell == Cell::LstmCoupled).then(|| "--input-forget".to_owned());
         let clip = config.clip.map(|clip| format!("--clip={clip}"));
         let tier = config.tier.map(|tier| format!("--tier={}", tier.name()));
-        relu.into_iter().chain(clip).chain(tier).collect()
+        [relu, coupled, clip, tier].into_iter().flatten().collect()
     }
 
     fn steps(&self) -> Option<u64> {
@@ -297,21 +298,21 @@ fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
             upload(&weights.weight_hh)?,
             upload(&weights.bias_ih)?,
             upload(&weights.bias_hh)?,
+            upload(&weights.peephole)?,
         ]);
     }
-    let with_bias = |weights: &reference::Weights<f32>| !weights.bias_ih.is_empty();
-    let weights: Vec<_> = buffers
-        .iter()
-        .zip(&call.weights)
-        .map(
-            |([weight_ih, weight_hh, bias_ih, bias_hh], weights)| RecurrentWeights {
-                weight_ih: weight_ih.slice(..),
-                weight_hh: weight_hh.slice(..),
-                bias: with_bias(weights).then(|| (bias_ih.slice(..), bias_hh.slice(..))),
-            },
-        )
-        .collect();
+    let mut given = Vec::new();
+    for (buffers, weights) in buffers.iter().zip(&call.weights) {
+        let [weight_ih, weight_hh, bias_ih, bias_hh, peephole] =
+            buffers.each_ref().map(|x| x.slice(..));
+        given.push(RecurrentWeights {
+            weight_ih,
+            weight_hh,
+            bias: (!weights.bias_ih.is_empty()).then_some((bias_ih, bias_hh)),
+            peephole: (!weights.peephole.is_empty()).then_some(peephole),
+        });
+    }
     let packed = gpu.zeros("packed", op.packed_size())?;
-    gpu.run(|pass| op.pack_weights(pass, &weights, packed.slice(..)))?;
+    gpu.run(|pass| op.pack_weights(pass, &given, packed.slice(..)))?;
     Ok(packed)
 }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use gatefold::kernel::Dispatch;
+use gatefold::reference::Real;
 use gatefold::reference::compare::{Difference, Tolerance, compare};
 use gatefold::reference::recurrent::{self as reference, Initial, Problem, Weights};
-use gatefold::reference::{Real, convert};
 use gatefold::{
     Bound, Cell, Direction, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
     RecurrentWeights, wgpu,
@@ -66,12 +66,7 @@ impl Recurrence {
             seq_len: steps.len(),
             batch: 1,
         };
-        let weights = Weights {
-            weight_ih: convert(&self.weights.weight_ih),
-            weight_hh: convert(&self.weights.weight_hh),
-            bias_ih: convert(&self.weights.bias_ih),
-            bias_hh: convert(&self.weights.bias_hh),
-        };
+        let weights = self.weights.convert();
         let zeros = Initial {
             h_0: None,
             c_0: None,
@@ -211,7 +206,7 @@ fn first_of_each<R: Real>(values: &[R], each: usize, len: usize) -> Vec<R> {
 fn name(cell: Cell) -> &'static str {
     match cell {
         Cell::RnnTanh | Cell::RnnRelu => "rnn",
-        Cell::Lstm => "lstm",
+        Cell::Lstm | Cell::LstmCoupled => "lstm",
         Cell::Gru => "gru",
     }
 }
@@ -226,6 +221,7 @@ fn weights(cell: Cell, width: usize) -> Weights<f32> {
         weight_hh: random.uniform(rows * width, bound),
         bias_ih: random.uniform(rows, bound),
         bias_hh: random.uniform(rows, bound),
+        peephole: Vec::new(),
     }
 }
 
@@ -238,6 +234,7 @@ fn pack(course: &Course, operation: &Recurrent, weights: &Weights<f32>) -> Resul
         weight_ih: weight_ih.slice(..),
         weight_hh: weight_hh.slice(..),
         bias: Some((bias_ih.slice(..), bias_hh.slice(..))),
+        peephole: None,
     };
     let packed = gpu.zeros("packed weights", operation.packed_size())?;
     gpu.run(|pass| operation.pack_weights(pass, &[given], packed.slice(..)))?;

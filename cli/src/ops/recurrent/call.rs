@@ -17,16 +17,7 @@ pub struct Call {
 
 impl Call {
     pub fn reference<R: Real>(&self, problem: &Problem) -> Output<R> {
-        let weights: Vec<_> = self
-            .weights
-            .iter()
-            .map(|weights| Weights {
-                weight_ih: convert::<R>(&weights.weight_ih),
-                weight_hh: convert(&weights.weight_hh),
-                bias_ih: convert(&weights.bias_ih),
-                bias_hh: convert(&weights.bias_hh),
-            })
-            .collect();
+        let weights: Vec<_> = self.weights.iter().map(Weights::convert).collect();
         let state = |x: &Option<Vec<f32>>| x.as_ref().map(|x| convert::<R>(x));
         let (h_0, c_0) = (state(&self.h_0), state(&self.c_0));
         let initial = Initial {

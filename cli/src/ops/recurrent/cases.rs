@@ -13,16 +13,22 @@ const SMALL: [u32; 5] = [3, 9, 7, 13, 1];
 /// each is a kernel to compile.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for cell in [Cell::RnnTanh, Cell::RnnRelu, Cell::Lstm, Cell::Gru] {
+    let cells = [
+        (Cell::RnnTanh, ""),
+        (Cell::RnnRelu, "relu_"),
+        (Cell::Lstm, ""),
+        (Cell::LstmCoupled, "coupled_"),
+        (Cell::Gru, ""),
+    ];
+    for (cell, prefix) in cells {
         for tier in [Tier::Stepped, Tier::Resident] {
             for (name, mut problem) in problems(cell) {
                 problem.config.tier = Some(tier);
-                let relu = if cell == Cell::RnnRelu { "relu_" } else { "" };
                 // weights in registers: each row of the matrix is unrolled
                 let unrolled =
                     tier == Tier::Resident && (100..512).contains(&problem.config.hidden_size);
                 cases.push(Case {
-                    name: format!("{}/{relu}{name}", tier.name()),
+                    name: format!("{}/{prefix}{name}", tier.name()),
                     problem: Box::new(problem),
                     slow_to_compile: unrolled,
                 });
@@ -35,7 +41,7 @@ pub fn cases() -> Vec<Case> {
 fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
     let states = |mut problem: Recurrent| {
         problem.given.h_0 = true;
-        problem.given.c_0 = cell == Cell::Lstm;
+        problem.given.c_0 = cell.has_cell_state();
         problem
     };
     let mut no_bias = problem(cell, [9, 4, 7, 13, 1], Direction::Forward);
@@ -47,7 +53,7 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
         ("no_bias", no_bias),
         ("two_layers_bidirectional_lengths", ragged),
     ];
-    if cell == Cell::RnnRelu {
+    if matches!(cell, Cell::RnnRelu | Cell::LstmCoupled) {
         return all;
     }
     let mut clip = problem(cell, SMALL, Direction::Forward);

@@ -15,7 +15,7 @@ pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
     let [batch, seq_len, input_size, hidden_size, num_layers] = sizes;
     let op = match cell {
         Cell::RnnTanh | Cell::RnnRelu => Op::Rnn,
-        Cell::Lstm => Op::Lstm,
+        Cell::Lstm | Cell::LstmCoupled => Op::Lstm,
         Cell::Gru => Op::Gru,
     };
     Recurrent {

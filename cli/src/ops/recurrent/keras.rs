@@ -25,7 +25,7 @@ const KNOWN: [&str; 7] = [
 fn order(cell: Cell) -> &'static [usize] {
     match cell {
         Cell::RnnTanh | Cell::RnnRelu => &[0],
-        Cell::Lstm => &[0, 1, 2, 3],
+        Cell::Lstm | Cell::LstmCoupled => &[0, 1, 2, 3],
         Cell::Gru => &[1, 0, 2],
     }
 }
@@ -129,6 +129,7 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
         weight_hh: gates_first("recurrent_kernel")?,
         bias_ih,
         bias_hh,
+        peephole: Vec::new(),
     };
     call_with(problem, tensors, vec![weights])
 }

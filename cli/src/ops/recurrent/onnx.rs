@@ -25,7 +25,7 @@ const KNOWN: [&str; 8] = [
 fn order(cell: Cell) -> &'static [usize] {
     match cell {
         Cell::RnnTanh | Cell::RnnRelu => &[0],
-        Cell::Lstm => &[0, 2, 3, 1],
+        Cell::Lstm | Cell::LstmCoupled => &[0, 2, 3, 1],
         Cell::Gru => &[1, 0, 2],
     }
 }
@@ -48,9 +48,6 @@ pub fn problem(
         return Err(Error::not_yet(
             "a gru with linear_before_reset = 0, ONNX's default,",
         ));
-    }
-    if tensors.contains_key("P") {
-        return Err(Error::not_yet("P (peepholes)"));
     }
     let direction = options.direction.unwrap_or(Direction::Forward).of_library();
     let (input, wanted) = match options.batch_first {
@@ -83,6 +80,10 @@ pub fn problem(
         let words = format!("[{count}, 2 * {gates} * hidden_size]");
         expect(tensors, "B", &[count, 2 * rows], &words)?;
     }
+    if tensors.contains_key("P") {
+        let words = format!("[{count}, 3 * hidden_size]");
+        expect(tensors, "P", &[count, 3 * hidden_size], &words)?;
+    }
     for name in ["initial_h", "initial_c"] {
         if tensors.contains_key(name) {
             let shape = match options.batch_first {
@@ -99,6 +100,7 @@ pub fn problem(
             input_size,
             hidden_size,
             direction,
+            peephole: tensors.contains_key("P"),
             ..base
         },
         shape: RecurrentShape { seq_len, batch },
@@ -145,6 +147,11 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
             weight_hh: reorder(own("R")?, order),
             bias_ih: reorder(bias_ih, order),
             bias_hh: reorder(bias_hh, order),
+            // i o f become i f o
+            peephole: match config.peephole {
+                true => reorder(own("P")?, &[0, 2, 1]),
+                false => Vec::new(),
+            },
         })
     });
     Ok(Call {

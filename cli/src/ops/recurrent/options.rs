@@ -135,12 +135,12 @@ pub fn config(op: Op, common: &RunCommon, options: &RunOptions) -> Result<Recurr
             "--linear-before-reset: only a gru has that gate",
         ));
     }
-    if options.input_forget {
-        return Err(Error::not_yet("--input-forget"));
-    }
     activations(op, options)?;
     Ok(RecurrentConfig {
-        cell: cell(op, options.nonlinearity)?,
+        cell: match cell(op, options.nonlinearity)? {
+            Cell::Lstm if options.input_forget => Cell::LstmCoupled,
+            cell => cell,
+        },
         clip: options.clip,
         tier: tier(options.tier)?,
         ..Default::default()

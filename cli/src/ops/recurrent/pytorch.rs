@@ -220,6 +220,7 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
             weight_hh: take("weight_hh")?,
             bias_ih: bias("bias_ih")?,
             bias_hh: bias("bias_hh")?,
+            peephole: Vec::new(),
         })
     });
     call_with(problem, tensors, weights.collect::<Result<_>>()?)
