@@ -9,7 +9,8 @@
 // reverse direction starts at each sequence's own end.
 //
 // Layout (row-major, last axis contiguous; gates in the order of the cell's file)
-//     scratch   cell states [num_directions, batch, hidden_size], then from gates_first on
+//     scratch   states [num_directions, batch, hidden_size]: of an LSTM c, of a cell of two phases
+//               r h and, as large again, the sum of z; then from gates_first on
 //               gates_x [num_directions, steps of the chunk, batch, NUM_GATES, hidden_size]
 //     weights   see recurrent_pack.wgsl; one block of it per direction
 //     h_0, c_0, h_n, c_n   [num_directions, batch, hidden_size]

@@ -22,6 +22,42 @@ const GATE_ROWS: u32 = NUM_GATES * HIDDEN;
 var<workgroup> wg_h: array<f32, BATCH * BLOCKS * 8u>;
 var<workgroup> wg_gates: array<f32, BATCH * ROWS * WORKGROUP_SIZE>;
 
+// the row of weight_hh that is an invocation's row r: those of the first phase, then the others
+fn gate_row_of(lane: Lane, r: u32) -> u32 {
+    if (r < FIRST_ROWS) {
+        return lane.index + r * WORKGROUP_SIZE;
+    }
+    return FIRST_GATES * HIDDEN + lane.index + (r - FIRST_ROWS) * WORKGROUP_SIZE;
+}
+
+// the sums of a phase, to wg_gates
+fn store_sums(lane: Lane, direction: u32, phase: u32) {
+    let sums = gate_sums(lane, direction, phase);
+    // unroll
+    for (var b = 0u; b < BATCH; b++) {
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+            if ((NUM_PHASES == 1u) | ((r < FIRST_ROWS) == (phase == 0u))) {
+                wg_gates[(b * ROWS + r) * WORKGROUP_SIZE + lane.index] = sums[b][r];
+            }
+        }
+    }
+}
+
+// the sums of a unit; those of the second phase are there when it is over
+fn gates_h(b: u32, unit: u32) -> array<f32, NUM_GATES> {
+    var gates: array<f32, NUM_GATES>;
+    // unroll
+    for (var g = 0u; g < NUM_GATES; g++) {
+        var at = b * ROWS * WORKGROUP_SIZE + g * HIDDEN + unit;
+        if (g >= FIRST_GATES) {
+            at += FIRST_ROWS * WORKGROUP_SIZE - FIRST_GATES * HIDDEN;
+        }
+        gates[g] = wg_gates[at];
+    }
+    return gates;
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn recurrent_resident(
     lane: Lane,
@@ -61,16 +97,31 @@ fn recurrent_resident(
         // wg_h is visible, wg_gates is free
         workgroupBarrier();
         // pass 1: gates_h
-        let sums = gate_sums(lane, direction);
-        // unroll
-        for (var b = 0u; b < BATCH; b++) {
-            // unroll
-            for (var r = 0u; r < ROWS; r++) {
-                wg_gates[(b * ROWS + r) * WORKGROUP_SIZE + lane.index] = sums[b][r];
-            }
-        }
+        store_sums(lane, direction, 0u);
         // wg_gates is visible, wg_h is free
         workgroupBarrier();
+        if (NUM_PHASES == 2u) {
+            // unroll
+            for (var p = 0u; p < PAIRS; p++) {
+                let pair = lane.index + p * WORKGROUP_SIZE;
+                let b = pair / HIDDEN;
+                let row = row_start + b;
+                if (b < BATCH && row < params.batch) {
+                    let unit = pair % HIDDEN;
+                    let moment = moment_of(params.first_step + s, row, direction);
+                    if (moment.inside) {
+                        let x = gates_x(moment, direction, row, unit);
+                        let h = reset(x, gates_h(b, unit), state[p].h);
+                        wg_h[b * BLOCKS * 8u + unit] = h;
+                    }
+                }
+            }
+            // wg_h is visible
+            workgroupBarrier();
+            store_sums(lane, direction, 1u);
+            // wg_gates is visible, wg_h is free
+            workgroupBarrier();
+        }
         // pass 2: the cells
         // unroll
         for (var p = 0u; p < PAIRS; p++) {
@@ -81,13 +132,9 @@ fn recurrent_resident(
                 let unit = pair % HIDDEN;
                 let moment = moment_of(params.first_step + s, row, direction);
                 if (moment.inside) {
-                    var gates_h: array<f32, NUM_GATES>;
-                    // unroll
-                    for (var g = 0u; g < NUM_GATES; g++) {
-                        gates_h[g] = wg_gates[b * ROWS * WORKGROUP_SIZE + g * HIDDEN + unit];
-                    }
                     let x = gates_x(moment, direction, row, unit);
-                    state[p] = cell(x, gates_h, unit_weights(direction, unit), state[p]);
+                    let own = unit_weights(direction, unit);
+                    state[p] = cell(x, gates_h(b, unit), own, state[p]);
                     wg_h[b * BLOCKS * 8u + unit] = state[p].h;
                 }
                 store_state(moment, direction, row, unit, state[p]);

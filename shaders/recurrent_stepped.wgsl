@@ -1,4 +1,5 @@
-// recurrent_stepped: one step of one layer, all directions and batch rows; launched once per step.
+// recurrent_stepped: one step of one layer, all directions and batch rows; launched once per step, or
+// once per phase of a step.
 //
 // Formulas in recurrent_problem.wgsl and the cell's file.
 //
@@ -15,6 +16,8 @@
 
 const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
 const ROW_GATES: u32 = BATCH * NUM_GATES;
+// of two phases, the first one's gate that the second one needs
+const Z: u32 = FIRST_GATES - 1u;
 
 struct Step {
     index: u32,
@@ -24,6 +27,14 @@ struct Step {
 var<workgroup> wg_h: array<vec4<f32>, BATCH * K_VECTORS>;
 // [SPLIT, UNITS, BATCH, NUM_GATES]
 var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * ROW_GATES>;
+
+// what the rows of weight_hh are multiplied with: h, in the second phase r h
+fn factor(second_phase: bool, moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
+    if (NUM_PHASES == 2u && second_phase) {
+        return scratch[state_at(direction, row, unit)];
+    }
+    return previous_h(moment, direction, row, unit);
+}
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn recurrent_stepped(
@@ -38,7 +49,8 @@ fn recurrent_stepped(
     let unit_start = group % params.unit_tiles * UNITS;
     let row_start = group / params.unit_tiles % params.batch_tiles * BATCH;
     let direction = params.direction + group / params.unit_tiles / params.batch_tiles;
-    let step_index = params.first_step + step.index;
+    let step_index = params.first_step + step.index / NUM_PHASES;
+    let second_phase = step.index % NUM_PHASES == 1u;
     let unit = min(unit_start + lane % UNITS, params.hidden_size - 1u);
     let split = lane / UNITS;
 
@@ -64,7 +76,7 @@ fn recurrent_stepped(
                 for (var c = 0u; c < 4u; c++) {
                     let k = 4u * (start + i % K_VECTORS) + c;
                     if (k < params.hidden_size) {
-                        staged[c] = previous_h(moment, direction, row, k);
+                        staged[c] = factor(second_phase, moment, direction, row, k);
                     }
                 }
             }
@@ -75,10 +87,12 @@ fn recurrent_stepped(
         for (var k = split; k < min(K_VECTORS, num_vectors - start); k += SPLIT) {
             // unroll
             for (var g = 0u; g < NUM_GATES; g++) {
-                let w = weight_hh(direction, start + k, g * params.hidden_size + unit);
-                // unroll
-                for (var b = 0u; b < BATCH; b++) {
-                    sum[b][g] += dot(w, wg_h[b * K_VECTORS + k]);
+                if ((NUM_PHASES == 1u) | ((g >= FIRST_GATES) == second_phase)) {
+                    let w = weight_hh(direction, start + k, g * params.hidden_size + unit);
+                    // unroll
+                    for (var b = 0u; b < BATCH; b++) {
+                        sum[b][g] += dot(w, wg_h[b * K_VECTORS + k]);
+                    }
                 }
             }
         }
@@ -117,6 +131,16 @@ fn recurrent_stepped(
             );
             if (moment.inside) {
                 let x = gates_x(moment, direction, row, own_unit);
+                if (NUM_PHASES == 2u) {
+                    let at = state_at(direction, row, own_unit);
+                    let sum_z = params.num_directions * params.batch * params.hidden_size + at;
+                    if (!second_phase) {
+                        scratch[at] = reset(x, gates_h, state.h);
+                        scratch[sum_z] = gates_h[Z];
+                        continue;
+                    }
+                    gates_h[Z] = scratch[sum_z];
+                }
                 state = cell(x, gates_h, unit_weights(direction, own_unit), state);
             }
             store_state(moment, direction, row, own_unit, state);

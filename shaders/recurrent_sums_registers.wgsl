@@ -7,7 +7,7 @@ var<private> register_weights: array<array<vec4<f32>, BLOCK_VECTORS>, ROWS>;
 fn load_weights(lane: Lane, direction: u32) {
     // unroll
     for (var r = 0u; r < ROWS; r++) {
-        let gate_row = lane.index + r * WORKGROUP_SIZE;
+        let gate_row = gate_row_of(lane, r);
         // unroll
         for (var k = 0u; k < BLOCK_VECTORS; k++) {
             var w = vec4<f32>();
@@ -19,7 +19,7 @@ fn load_weights(lane: Lane, direction: u32) {
     }
 }
 
-fn gate_sums(lane: Lane, direction: u32) -> array<array<f32, ROWS>, BATCH> {
+fn gate_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, ROWS>, BATCH> {
     var sums: array<array<f32, ROWS>, BATCH>;
     // unroll
     for (var b = 0u; b < BATCH; b++) {
@@ -35,10 +35,12 @@ fn gate_sums(lane: Lane, direction: u32) -> array<array<f32, ROWS>, BATCH> {
             let h = hidden_block(lane, b, block);
             // unroll
             for (var r = 0u; r < ROWS; r++) {
-                // unroll
-                for (var j = 0u; j < 8u; j++) {
-                    let w = register_weights[r][2u * block + j / 4u][j % 4u];
-                    sums[b][r] = fma(w, h[j], sums[b][r]);
+                if ((NUM_PHASES == 1u) | ((r < FIRST_ROWS) == (phase == 0u))) {
+                    // unroll
+                    for (var j = 0u; j < 8u; j++) {
+                        let w = register_weights[r][2u * block + j / 4u][j % 4u];
+                        sums[b][r] = fma(w, h[j], sums[b][r]);
+                    }
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 fn load_weights(lane: Lane, direction: u32) {}
 
-fn gate_sums(lane: Lane, direction: u32) -> array<array<f32, ROWS>, BATCH> {
+fn gate_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, ROWS>, BATCH> {
     var sums: array<array<f32, ROWS>, BATCH>;
     // unroll
     for (var b = 0u; b < BATCH; b++) {
@@ -16,19 +16,24 @@ fn gate_sums(lane: Lane, direction: u32) -> array<array<f32, ROWS>, BATCH> {
         var w: array<array<vec4<f32>, 2>, ROWS>;
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            let gate_row = min(lane.index + r * WORKGROUP_SIZE, GATE_ROWS - 1u);
-            w[r][0] = weight_hh(direction, 2u * block, gate_row);
-            // the last block may be half a one: its h is zero, its weight must be finite
-            w[r][1] = weight_hh(direction, min(2u * block + 1u, (HIDDEN - 1u) / 4u), gate_row);
+            if ((NUM_PHASES == 1u) | ((r < FIRST_ROWS) == (phase == 0u))) {
+                let gate_row = min(gate_row_of(lane, r), GATE_ROWS - 1u);
+                w[r][0] = weight_hh(direction, 2u * block, gate_row);
+                // the last block may be half a one: its h is zero, its weight must be finite
+                let second = min(2u * block + 1u, (HIDDEN - 1u) / 4u);
+                w[r][1] = weight_hh(direction, second, gate_row);
+            }
         }
         // unroll
         for (var b = 0u; b < BATCH; b++) {
             let h = hidden_block(lane, b, block);
             // unroll
             for (var r = 0u; r < ROWS; r++) {
-                // unroll
-                for (var j = 0u; j < 8u; j++) {
-                    sums[b][r] = fma(w[r][j / 4u][j % 4u], h[j], sums[b][r]);
+                if ((NUM_PHASES == 1u) | ((r < FIRST_ROWS) == (phase == 0u))) {
+                    // unroll
+                    for (var j = 0u; j < 8u; j++) {
+                        sums[b][r] = fma(w[r][j / 4u][j % 4u], h[j], sums[b][r]);
+                    }
                 }
             }
         }

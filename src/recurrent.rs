@@ -2,13 +2,13 @@
 //!
 //! # Semantics
 //! - Names, gate orders and formulas are PyTorch's: LSTM i, f, g, o; GRU r, z, n with the reset applied after
-//!   the product. Other frameworks store the same gates as:
+//!   the product, or before it in [`Cell::GruResetBefore`]. Other frameworks store the same gates as:
 //!
 //! | source | LSTM | GRU | note |
 //! |---|---|---|---|
 //! | PyTorch, cuDNN | i f g o | r z n | two biases; a GRU's `bias_hh` of n stays inside `r * (...)` |
-//! | ONNX | i o f c | z r h | `linear_before_reset = 1` is the GRU here |
-//! | Keras | i f c o | z r h | kernels transposed; `reset_after=True` is the GRU here |
+//! | ONNX | i o f c | z r h | `linear_before_reset = 1` is [`Cell::Gru`] |
+//! | Keras | i f c o | z r h | kernels transposed; `reset_after=True` is [`Cell::Gru`] |
 //! | haste | i g f o | z r n | |
 //!
 //! - The input projection of all steps is one matrix product; the steps then run in a [`Tier`].
@@ -38,8 +38,11 @@ pub enum Cell {
     Lstm,
     /// The same with the forget gate coupled to the input gate: `f = 1 - i`, whatever its weights.
     LstmCoupled,
-    /// Gated recurrent unit.
+    /// Gated recurrent unit, as in PyTorch: the reset gate acts on the product.
     Gru,
+    /// The original one, ONNX's default: the reset gate acts on h, before the product of n. Two products per
+    /// step, one after the other.
+    GruResetBefore,
 }
 
 impl Cell {
@@ -48,8 +51,21 @@ impl Cell {
         match self {
             Self::RnnTanh | Self::RnnRelu => 1,
             Self::Lstm | Self::LstmCoupled => 4,
-            Self::Gru => 3,
+            Self::Gru | Self::GruResetBefore => 3,
         }
+    }
+
+    /// How many of them, from the first on, are products with h itself.
+    fn first_gates(self) -> u32 {
+        match self {
+            Self::GruResetBefore => 2,
+            _ => self.num_gates(),
+        }
+    }
+
+    /// Products per step, each of which waits for the one before.
+    fn phases(self) -> u32 {
+        1 + u32::from(self.first_gates() < self.num_gates())
     }
 
     /// Whether a cell state goes from step to step beside the hidden state.

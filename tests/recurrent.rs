@@ -9,12 +9,13 @@ use gatefold::{
     Tier,
 };
 
-const CELLS: [Cell; 5] = [
+const CELLS: [Cell; 6] = [
     Cell::RnnTanh,
     Cell::RnnRelu,
     Cell::Lstm,
     Cell::LstmCoupled,
     Cell::Gru,
+    Cell::GruResetBefore,
 ];
 
 fn check_cells(case: Case) {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::pack::PART;
 use super::tile::Tile;
-use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
+use super::{Cell, Direction, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
 use crate::kernel::{Dispatch, MAX_STEPS, Operand, fold_grid, params};
 use crate::{Capabilities, Error, Plan, Variant};
@@ -51,7 +51,7 @@ const HAS_LENGTHS: u32 = 4;
 const WRITE_H_N: u32 = 8;
 const WRITE_C_N: u32 = 16;
 
-/// Where the parts of the scratch buffer lie, in elements; the cell states come first.
+/// Where the parts of the scratch buffer lie, in elements; states come first.
 #[derive(Debug, Clone, Copy)]
 struct Scratch {
     gates: u64,
@@ -219,8 +219,13 @@ impl RecurrentConfig {
     fn scratch(&self, shape: RecurrentShape, chunk_steps: u32) -> Scratch {
         let directions = u64::from(self.direction.count());
         let state = directions * u64::from(shape.batch) * u64::from(self.hidden_size);
-        let cell = if self.cell.has_cell_state() { state } else { 0 };
-        let gates = cell.next_multiple_of(PART);
+        let states = match self.cell {
+            Cell::Lstm | Cell::LstmCoupled => state,
+            // what the first phase of a step leaves to the second
+            Cell::GruResetBefore => 2 * state,
+            _ => 0,
+        };
+        let gates = states.next_multiple_of(PART);
         let steps = u64::from(chunk_steps.min(shape.seq_len));
         let gates_len = directions * steps * self.gates_per_step(shape.batch);
         let layer_output = (gates + gates_len).next_multiple_of(PART).max(PART);
@@ -282,7 +287,7 @@ impl Planner<'_> {
     /// The most steps of one entry in the list of dispatches.
     fn steps_each(&self) -> u32 {
         match self.tile {
-            Tile::Stepped { .. } => MAX_STEPS,
+            Tile::Stepped { .. } => MAX_STEPS / self.config.cell.phases(),
             Tile::Resident { batch, .. } => {
                 let hidden = u64::from(self.config.hidden_size);
                 (RESIDENT_WORK / (self.config.gates_per_step(batch) * hidden)).clamp(1, 1 << 20)
@@ -446,7 +451,7 @@ impl Planner<'_> {
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],
             grid: fold_grid(num_groups),
             steps: if self.tile.tier() == Tier::Stepped {
-                params.num_steps
+                params.num_steps * config.cell.phases()
             } else {
                 1
             },

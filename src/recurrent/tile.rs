@@ -10,6 +10,9 @@ const RESIDENT: &str = include_str!("../../shaders/recurrent_resident.wgsl");
 const CELL_RNN: &str = include_str!("../../shaders/recurrent_cell_rnn.wgsl");
 const CELL_LSTM: &str = include_str!("../../shaders/recurrent_cell_lstm.wgsl");
 const CELL_GRU: &str = include_str!("../../shaders/recurrent_cell_gru.wgsl");
+const CELL_GRU_RESET_BEFORE: &str =
+    include_str!("../../shaders/recurrent_cell_gru_reset_before.wgsl");
+const NO_RESET: &str = include_str!("../../shaders/recurrent_no_reset.wgsl");
 const HIDDEN_WORKGROUP: &str = include_str!("../../shaders/recurrent_hidden_workgroup.wgsl");
 const HIDDEN_SUBGROUP: &str = include_str!("../../shaders/recurrent_hidden_subgroup.wgsl");
 const REGISTERS: &str = include_str!("../../shaders/recurrent_sums_registers.wgsl");
@@ -53,11 +56,12 @@ impl Tile {
         config: &RecurrentConfig,
         batch: u32,
     ) -> Option<Self> {
-        let gate_rows = config.cell.num_gates() * config.hidden_size;
-        let threads = gate_rows
+        let hidden = config.hidden_size;
+        let threads = (config.cell.first_gates() * hidden)
             .next_multiple_of(32)
             .min(capabilities.workgroup_invocations);
-        let rows = gate_rows.div_ceil(threads);
+        let [first_rows, second_rows] = rows(config, threads);
+        let rows = first_rows + second_rows;
         let blocks = config.hidden_size.div_ceil(8);
         // a GPU's registers are shared by all invocations that run at once; a CPU spills to its cache,
         // which serves contiguous vectors faster than gathers from a buffer
@@ -119,47 +123,29 @@ impl Tile {
         let subgroup = variant == Variant::Subgroup;
         // the parts of a kernel are static data: one list per combination
         macro_rules! parts {
-            ($cell:ident) => {
+            ($($cell:ident),*) => {
                 match (self, subgroup) {
-                    (Self::Stepped { .. }, _) => &[COMMON, PROBLEM, $cell, STEPPED],
-                    (
-                        Self::Resident {
-                            registers: true, ..
-                        },
-                        true,
-                    ) => &[COMMON, PROBLEM, $cell, HIDDEN_SUBGROUP, REGISTERS, RESIDENT],
-                    (
-                        Self::Resident {
-                            registers: true, ..
-                        },
-                        false,
-                    ) => &[
-                        COMMON,
-                        PROBLEM,
-                        $cell,
-                        HIDDEN_WORKGROUP,
-                        REGISTERS,
-                        RESIDENT,
-                    ],
-                    (
-                        Self::Resident {
-                            registers: false, ..
-                        },
-                        true,
-                    ) => &[COMMON, PROBLEM, $cell, HIDDEN_SUBGROUP, STREAMED, RESIDENT],
-                    (
-                        Self::Resident {
-                            registers: false, ..
-                        },
-                        false,
-                    ) => &[COMMON, PROBLEM, $cell, HIDDEN_WORKGROUP, STREAMED, RESIDENT],
+                    (Self::Stepped { .. }, _) => &[COMMON, PROBLEM, $($cell,)* STEPPED],
+                    (Self::Resident { registers: true, .. }, true) => {
+                        &[COMMON, PROBLEM, $($cell,)* HIDDEN_SUBGROUP, REGISTERS, RESIDENT]
+                    }
+                    (Self::Resident { registers: true, .. }, false) => {
+                        &[COMMON, PROBLEM, $($cell,)* HIDDEN_WORKGROUP, REGISTERS, RESIDENT]
+                    }
+                    (Self::Resident { registers: false, .. }, true) => {
+                        &[COMMON, PROBLEM, $($cell,)* HIDDEN_SUBGROUP, STREAMED, RESIDENT]
+                    }
+                    (Self::Resident { registers: false, .. }, false) => {
+                        &[COMMON, PROBLEM, $($cell,)* HIDDEN_WORKGROUP, STREAMED, RESIDENT]
+                    }
                 }
             };
         }
         let parts: &'static [&'static str] = match cell {
-            Cell::RnnTanh | Cell::RnnRelu => parts!(CELL_RNN),
-            Cell::Lstm | Cell::LstmCoupled => parts!(CELL_LSTM),
-            Cell::Gru => parts!(CELL_GRU),
+            Cell::RnnTanh | Cell::RnnRelu => parts!(CELL_RNN, NO_RESET),
+            Cell::Lstm | Cell::LstmCoupled => parts!(CELL_LSTM, NO_RESET),
+            Cell::Gru => parts!(CELL_GRU, NO_RESET),
+            Cell::GruResetBefore => parts!(CELL_GRU_RESET_BEFORE),
         };
         let stepped = self.tier() == Tier::Stepped;
         Kernel {
@@ -188,6 +174,8 @@ impl Tile {
         let cell = config.cell;
         let mut constants = vec![
             ("NUM_GATES", Constant::U32(cell.num_gates())),
+            ("FIRST_GATES", Constant::U32(cell.first_gates())),
+            ("NUM_PHASES", Constant::U32(cell.phases())),
             ("HAS_CELL", Constant::Bool(cell.has_cell_state())),
             ("NUM_UNIT_WEIGHTS", Constant::U32(config.num_unit_weights())),
             ("COUPLED", Constant::Bool(cell == Cell::LstmCoupled)),
@@ -207,10 +195,12 @@ impl Tile {
                 ..
             } => {
                 let blocks = config.hidden_size.div_ceil(8);
+                let [first_rows, _] = self::rows(config, threads);
                 constants.extend([
                     ("HIDDEN", Constant::U32(config.hidden_size)),
                     ("WORKGROUP_SIZE", Constant::U32(threads)),
                     ("ROWS", Constant::U32(rows)),
+                    ("FIRST_ROWS", Constant::U32(first_rows)),
                     ("BLOCKS", Constant::U32(blocks)),
                     ("BLOCK_VECTORS", Constant::U32(2 * blocks)),
                     (
@@ -222,4 +212,11 @@ impl Tile {
         }
         constants
     }
+}
+
+/// Rows of weight_hh that an invocation sums in the first and in the second phase of a step.
+fn rows(config: &RecurrentConfig, threads: u32) -> [u32; 2] {
+    let first = config.cell.first_gates();
+    let second = config.cell.num_gates() - first;
+    [first, second].map(|gates| (gates * config.hidden_size).div_ceil(threads))
 }

@@ -138,7 +138,7 @@ pub fn recurrent<R: Real>(
 fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [R], c: &mut [R]) {
     let hidden_size = problem.hidden_size;
     let gates_x = affine(&weights.weight_ih, x, &weights.bias_ih);
-    let gates_h = affine(&weights.weight_hh, h, &weights.bias_hh);
+    let mut gates_h = affine(&weights.weight_hh, h, &weights.bias_hh);
     let clip = |x: R| match problem.clip {
         Some(clip) => x
             .max(R::from_f64(-f64::from(clip)))
@@ -146,6 +146,19 @@ fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [
         None => x,
     };
     let sigmoid = |x: R| R::ONE / (R::ONE + (-x).exp());
+    if problem.cell == Cell::GruResetBefore {
+        // n is a product with r h
+        let reset = |unit: usize| sigmoid(clip(gates_x[unit] + gates_h[unit])) * h[unit];
+        let reset_h: Vec<R> = (0..hidden_size).map(reset).collect();
+        let n = 2 * hidden_size;
+        let bias = weights.bias_hh.get(n..).unwrap_or_default();
+        gates_h.truncate(n);
+        gates_h.extend(affine(
+            &weights.weight_hh[n * hidden_size..],
+            &reset_h,
+            bias,
+        ));
+    }
     for unit in 0..hidden_size {
         let x = |gate: usize| gates_x[gate * hidden_size + unit];
         let r = |gate: usize| gates_h[gate * hidden_size + unit];
@@ -174,6 +187,10 @@ fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [
             Cell::Gru => {
                 let (reset, z) = (sigmoid(sum(0)), sigmoid(sum(1)));
                 let n = clip(x(2) + reset * r(2)).tanh();
+                h[unit] = (R::ONE - z) * n + z * h[unit];
+            }
+            Cell::GruResetBefore => {
+                let (z, n) = (sigmoid(sum(1)), sum(2).tanh());
                 h[unit] = (R::ONE - z) * n + z * h[unit];
             }
         }

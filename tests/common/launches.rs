@@ -77,6 +77,7 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
         (Cell::Lstm, false),
         (Cell::LstmCoupled, true),
         (Cell::Gru, false),
+        (Cell::GruResetBefore, false),
     ];
     for (cell, peephole) in cells {
         let widths = if peephole {

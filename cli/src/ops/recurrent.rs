@@ -185,9 +185,14 @@ impl Problem for Recurrent {
         let config = &self.config;
         let relu = (config.cell == Cell::RnnRelu).then(|| "--nonlinearity=relu".to_owned());
         let coupled = (config.cell == Cell::LstmCoupled).then(|| "--input-forget".to_owned());
+        let before = config.cell == Cell::GruResetBefore;
+        let before = before.then(|| "--linear-before-reset=0".to_owned());
         let clip = config.clip.map(|clip| format!("--clip={clip}"));
         let tier = config.tier.map(|tier| format!("--tier={}", tier.name()));
-        [relu, coupled, clip, tier].into_iter().flatten().collect()
+        [relu, coupled, before, clip, tier]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     fn steps(&self) -> Option<u64> {

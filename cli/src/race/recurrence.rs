@@ -207,7 +207,7 @@ fn name(cell: Cell) -> &'static str {
     match cell {
         Cell::RnnTanh | Cell::RnnRelu => "rnn",
         Cell::Lstm | Cell::LstmCoupled => "lstm",
-        Cell::Gru => "gru",
+        Cell::Gru | Cell::GruResetBefore => "gru",
     }
 }
 

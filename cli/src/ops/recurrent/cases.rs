@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         (Cell::Lstm, ""),
         (Cell::LstmCoupled, "coupled_"),
         (Cell::Gru, ""),
+        (Cell::GruResetBefore, "reset_before_"),
     ];
     for (cell, prefix) in cells {
         for tier in [Tier::Stepped, Tier::Resident] {

@@ -16,7 +16,7 @@ pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
     let op = match cell {
         Cell::RnnTanh | Cell::RnnRelu => Op::Rnn,
         Cell::Lstm | Cell::LstmCoupled => Op::Lstm,
-        Cell::Gru => Op::Gru,
+        Cell::Gru | Cell::GruResetBefore => Op::Gru,
     };
     Recurrent {
         op,

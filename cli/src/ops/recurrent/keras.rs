@@ -26,26 +26,8 @@ fn order(cell: Cell) -> &'static [usize] {
     match cell {
         Cell::RnnTanh | Cell::RnnRelu => &[0],
         Cell::Lstm | Cell::LstmCoupled => &[0, 1, 2, 3],
-        Cell::Gru => &[1, 0, 2],
+        Cell::Gru | Cell::GruResetBefore => &[1, 0, 2],
     }
-}
-
-/// Whether a GRU's reset comes after the product: its bias has two rows then. Without a bias the flag says
-/// it, and without either it is Keras's default.
-fn resets_after(options: &RunOptions, tensors: &Tensors, rows: u32) -> Result<bool> {
-    let flag = options.linear_before_reset.map(|flag| flag == 1);
-    let by_bias = tensors.get("bias").map(|bias| bias.shape.len() == 2);
-    if let (Some(flag), Some(by_bias)) = (flag, by_bias)
-        && flag != by_bias
-    {
-        let (number, shape) = match flag {
-            true => (1, format!("[2, {rows}]")),
-            false => (0, format!("[{rows}]")),
-        };
-        let wanted = format!("{shape} with --linear-before-reset {number}");
-        return Err(mismatch(tensors, "bias", &wanted));
-    }
-    Ok(flag.or(by_bias).unwrap_or(true))
 }
 
 pub fn problem(
@@ -61,7 +43,8 @@ pub fn problem(
     let reads = |name: &str| known.contains(&name);
     let what = format!("{} --format keras", op.name());
     only(tensors, &what, reads, &known.join(", "))?;
-    let base = config(op, common, options)?;
+    let by_bias = tensors.get("bias").map(|bias| bias.shape.len() == 2);
+    let base = config(op, common, options, by_bias.unwrap_or(true))?;
     let [batch, seq_len, input_size] = axes(tensors, "input", "[batch, seq_len, input_size]")?;
     at_least_one(tensors, "input", "input_size", input_size)?;
     let gates = base.cell.num_gates();
@@ -73,16 +56,17 @@ pub fn problem(
     }
     let wanted = format!("[input_size, {gates} * hidden_size]");
     expect(tensors, "kernel", &[input_size, rows], &wanted)?;
-    let two_rows = op == Op::Gru && resets_after(options, tensors, rows)?;
     if tensors.contains_key("bias") {
-        let (shape, words): (&[u32], _) = match two_rows {
-            true => (&[2, rows], format!("[2, {gates} * hidden_size]")),
-            false => (&[rows], format!("[{gates} * hidden_size]")),
+        // a GRU that resets after the product keeps the second bias apart
+        let (shape, words): (&[u32], _) = match base.cell {
+            Cell::Gru => (
+                &[2, rows],
+                "[2, 3 * hidden_size] with reset_after".to_owned(),
+            ),
+            Cell::GruResetBefore => (&[rows], "[3 * hidden_size] without reset_after".to_owned()),
+            _ => (&[rows], format!("[{gates} * hidden_size]")),
         };
         expect(tensors, "bias", shape, &words)?;
-    }
-    if op == Op::Gru && !two_rows {
-        return Err(Error::not_yet("a gru with reset_after = False"));
     }
     let problem = Recurrent {
         op,

@@ -26,7 +26,7 @@ fn order(cell: Cell) -> &'static [usize] {
     match cell {
         Cell::RnnTanh | Cell::RnnRelu => &[0],
         Cell::Lstm | Cell::LstmCoupled => &[0, 2, 3, 1],
-        Cell::Gru => &[1, 0, 2],
+        Cell::Gru | Cell::GruResetBefore => &[1, 0, 2],
     }
 }
 
@@ -43,12 +43,7 @@ pub fn problem(
     let reads = |name: &str| known.contains(&name);
     let what = format!("{} --format onnx", op.name());
     only(tensors, &what, reads, &known.join(", "))?;
-    let base = config(op, common, options)?;
-    if op == Op::Gru && options.linear_before_reset != Some(1) {
-        return Err(Error::not_yet(
-            "a gru with linear_before_reset = 0, ONNX's default,",
-        ));
-    }
+    let base = config(op, common, options, false)?;
     let direction = options.direction.unwrap_or(Direction::Forward).of_library();
     let (input, wanted) = match options.batch_first {
         true => (

@@ -118,7 +118,13 @@ pub struct BenchOptions {
 }
 
 /// The cell, the clip and the tier that the flags of `run` ask for; sizes and direction are left as they are.
-pub fn config(op: Op, common: &RunCommon, options: &RunOptions) -> Result<RecurrentConfig> {
+/// A GRU without the flag is `reset_after` the product, or before.
+pub fn config(
+    op: Op,
+    common: &RunCommon,
+    options: &RunOptions,
+    reset_after: bool,
+) -> Result<RecurrentConfig> {
     if common.grad {
         return Err(Error::not_yet("--grad"));
     }
@@ -136,8 +142,11 @@ pub fn config(op: Op, common: &RunCommon, options: &RunOptions) -> Result<Recurr
         ));
     }
     activations(op, options)?;
+    let flag = options.linear_before_reset;
+    let reset_after = flag.map_or(reset_after, |flag| flag == 1);
     Ok(RecurrentConfig {
         cell: match cell(op, options.nonlinearity)? {
+            Cell::Gru if !reset_after => Cell::GruResetBefore,
             Cell::Lstm if options.input_forget => Cell::LstmCoupled,
             cell => cell,
         },

@@ -57,10 +57,7 @@ pub fn problem(
     if let Some(name) = GRADIENTS.iter().find(|&&name| tensors.contains_key(name)) {
         return Err(Error::not_yet(name));
     }
-    let base = config(op, common, options)?;
-    if options.linear_before_reset == Some(0) {
-        return Err(Error::not_yet("--linear-before-reset 0"));
-    }
+    let base = config(op, common, options, true)?;
     sizes(op, base, options.batch_first, tensors)
 }
 
