@@ -1,5 +1,5 @@
-// recurrent_stepped: one step of one layer, all directions and batch rows; launched once per step, or
-// once per phase of a step.
+// recurrent_stepped: one step of one layer, all directions and batch rows; launched once per step,
+// or once per phase of a step.
 //
 // Formulas in recurrent_problem.wgsl and the cell's file.
 //
