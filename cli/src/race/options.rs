@@ -43,7 +43,7 @@ pub struct Options {
     /// Seconds to measure each point for [default: 1; quick: 0.5]
     #[arg(long, value_parser = args::seconds)]
     pub seconds: Option<f64>,
-    /// A contestant stops before a point that would take more seconds [default: 30; quick: 5]
+    /// A contestant stops before a point that would take more seconds [default: 30; quick: 8]
     #[arg(long, value_parser = args::seconds)]
     pub limit: Option<f64>,
 }
@@ -123,7 +123,7 @@ impl Options {
 
     fn pace(&self) -> Pace {
         let (seconds, samples, peak, point, total) = if self.quick {
-            (0.5, 15, 0.05, 5.0, 45.0)
+            (0.5, 15, 0.05, 8.0, 45.0)
         } else {
             (1.0, 20, 0.15, 30.0, 900.0)
         };
