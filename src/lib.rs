@@ -1,4 +1,4 @@
-//! Attention and recurrence kernels in plain WGSL, for any GPU that wgpu reaches.
+#![doc = include_str!("../README.md")]
 
 mod attention;
 pub mod clock;
