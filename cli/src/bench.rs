@@ -48,17 +48,7 @@ const PEAK_SECONDS: f64 = 0.15;
 
 pub fn run(args: args::Bench) -> Result<ExitCode> {
     let common = args.op.common();
-    if common.dtype != "f32" {
-        return Err(match common.dtype.as_str() {
-            "f16" | "bf16" => Error::not_yet(format_args!("--dtype {}", common.dtype)),
-            other => Error::usage(format_args!(
-                "--dtype is {other}, expected f32, f16 or bf16"
-            )),
-        });
-    }
-    if common.grad {
-        return Err(Error::not_yet("--grad"));
-    }
+    supported(common)?;
     let problems = args.op.problems()?;
     let gpu = adapter::open(&common.device)?;
     if let (Some(variant), Some(problem)) = (common.variant, problems.first()) {
@@ -107,6 +97,21 @@ pub fn run(args: args::Bench) -> Result<ExitCode> {
     };
     report::print(common.output, &title, &HEADER, &cells, &document)?;
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+fn supported(common: &args::BenchCommon) -> Result<()> {
+    if common.dtype != "f32" {
+        return Err(match common.dtype.as_str() {
+            "f16" | "bf16" => Error::not_yet(format_args!("--dtype {}", common.dtype)),
+            other => Error::usage(format_args!(
+                "--dtype is {other}, expected f32, f16 or bf16"
+            )),
+        });
+    }
+    if common.grad {
+        return Err(Error::not_yet("--grad"));
+    }
+    Ok(())
 }
 
 fn measure(

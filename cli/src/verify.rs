@@ -3,6 +3,7 @@
 mod keep;
 mod reports;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -49,38 +50,13 @@ pub fn run(args: &args::Verify) -> Result<ExitCode> {
     let mut outcomes = Vec::new();
     for case in &cases {
         bar.set_message(case.name.clone());
-        let gpu = &gpus[case.gpu];
         let problem = problems[case.problem].problem.as_ref();
-        let start = Instant::now();
-        let inputs = problem.random(args.seed);
-        let (got, result) = attempt(gpu, problem, case.variant, &inputs);
-        let plan = problem.plan(gpu.context().capabilities(), Some(case.variant));
-        let outcome = Outcome {
-            adapter: gpu.describe(),
-            name: case.name.clone(),
-            shape: ops::describe(problem),
-            tile: plan
-                .as_ref()
-                .map_or(String::new(), |plan| plan.describe.clone()),
-            result,
-            time: start.elapsed(),
-        };
+        let (outcome, kept) = judge(args, case, &gpus[case.gpu], problem)?;
         if args.output == Format::Table {
             bar.suspend(|| report::out(&reports::line(&outcome)))?;
         }
-        if let (Err(_), Some(folder)) = (&outcome.result, &args.keep_failing) {
-            let adapter = Adapter::of(gpu.info());
-            let failure = keep::Failure {
-                outcome: &outcome,
-                adapter: &adapter,
-                seed: args.seed,
-                problem,
-                plan: plan.ok(),
-                inputs: &inputs,
-                got: got.as_ref(),
-            };
-            let kept = failure.keep(folder)?;
-            bar.suspend(|| report::log(format_args!("kept in {}", kept.display())));
+        if let Some(folder) = kept {
+            bar.suspend(|| report::log(format_args!("kept in {}", folder.display())));
         }
         outcomes.push(outcome);
         bar.inc(1);
@@ -102,6 +78,43 @@ pub fn run(args: &args::Verify) -> Result<ExitCode> {
         report::log(summary);
     }
     Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+/// Runs a case, and keeps what reproduces a failure where that is wanted.
+fn judge(
+    args: &args::Verify,
+    case: &Case,
+    gpu: &Gpu,
+    problem: &dyn Problem,
+) -> Result<(Outcome, Option<PathBuf>)> {
+    let start = Instant::now();
+    let inputs = problem.random(args.seed);
+    let (got, result) = attempt(gpu, problem, case.variant, &inputs);
+    let plan = problem.plan(gpu.context().capabilities(), Some(case.variant));
+    let outcome = Outcome {
+        adapter: gpu.describe(),
+        name: case.name.clone(),
+        shape: ops::describe(problem),
+        tile: plan
+            .as_ref()
+            .map_or(String::new(), |plan| plan.describe.clone()),
+        result,
+        time: start.elapsed(),
+    };
+    let (Err(_), Some(folder)) = (&outcome.result, &args.keep_failing) else {
+        return Ok((outcome, None));
+    };
+    let failure = keep::Failure {
+        outcome: &outcome,
+        adapter: &Adapter::of(gpu.info()),
+        seed: args.seed,
+        problem,
+        plan: plan.ok(),
+        inputs: &inputs,
+        got: got.as_ref(),
+    };
+    let kept = failure.keep(folder)?;
+    Ok((outcome, Some(kept)))
 }
 
 fn select(gpus: &[Gpu], problems: &[ops::Case], args: &args::Verify) -> Vec<Case> {
