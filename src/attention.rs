@@ -21,6 +21,8 @@
 //! Source: Dao et al. 2022, *FlashAttention*; Rabe and Staats 2021; Milakov and Gimelshein 2018.
 
 mod plan;
+mod tensors;
+mod tile;
 
 use crate::{Bound, Context, Error, Plan, Variant};
 

@@ -21,6 +21,9 @@ struct Row {
     shape: serde_json::Map<String, Value>,
     dtype: &'static str,
     variant: String,
+    /// How the steps of a recurrence are run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tier: Option<&'static str>,
     dispatches: u32,
     median_us: Option<f64>,
     p5_us: Option<f64>,
@@ -134,7 +137,8 @@ fn measure(
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
         dtype: "f32",
-        variant: problem.variant_name(plan),
+        variant: plan.variant.to_string(),
+        tier: problem.tier(plan),
         dispatches: launch.num_dispatches(),
         median_us: None,
         p5_us: None,
@@ -174,11 +178,12 @@ fn measure(
     Ok(row)
 }
 
-const HEADER: [&str; 14] = [
+const HEADER: [&str; 15] = [
     "op",
     "shape",
     "dtype",
     "variant",
+    "tier",
     "dispatches",
     "median us",
     "p5",
@@ -197,6 +202,7 @@ fn cells(row: &Row) -> Vec<Cell> {
         Cell::text(&row.describe),
         Cell::text(row.dtype),
         Cell::text(&row.variant),
+        Cell::text(row.tier.unwrap_or("-")),
         Cell::number(f64::from(row.dispatches)),
         Cell::number(row.median_us),
         Cell::number(row.p5_us),

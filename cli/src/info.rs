@@ -117,7 +117,7 @@ fn choice(problem: &dyn Problem, capabilities: &Capabilities) -> Choice {
         Ok(plan) => Choice {
             op,
             shape,
-            variant: Some(problem.variant_name(&plan)),
+            variant: Some(plan.variant.to_string()),
             tile: plan.describe,
             why: reason(plan.variant, capabilities),
             not,

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::tensors::Tensors;
 
 pub use launch::{Launch, Output};
-use recurrent::Kind;
+use recurrent::Op;
 
 /// One shape of one operation with its options, checked.
 pub trait Problem {
@@ -36,9 +36,9 @@ pub trait Problem {
         None
     }
 
-    /// What a plan of this runs with, as reports name it.
-    fn variant_name(&self, plan: &Plan) -> String {
-        plan.variant.to_string()
+    /// How the steps of a recurrence are run.
+    fn tier(&self, _plan: &Plan) -> Option<&'static str> {
+        None
     }
 
     /// The variants that a device can run, best first.
@@ -116,11 +116,19 @@ impl RunOp {
         match self {
             Self::Attention(op) => attention::from_tensors(&op.common, &op.options, tensors),
             Self::AdditiveAttention(_) => Err(Error::not_yet("additive-attention")),
-            Self::Rnn(op) => recurrent::from_tensors(Kind::Rnn, &op.common, &op.options, tensors),
-            Self::Lstm(op) => recurrent::from_tensors(Kind::Lstm, &op.common, &op.options, tensors),
-            Self::Gru(op) => recurrent::from_tensors(Kind::Gru, &op.common, &op.options, tensors),
+            Self::Rnn(op) => recurrent_problem(Op::Rnn, op, tensors),
+            Self::Lstm(op) => recurrent_problem(Op::Lstm, op, tensors),
+            Self::Gru(op) => recurrent_problem(Op::Gru, op, tensors),
         }
     }
+}
+
+fn recurrent_problem(
+    op: Op,
+    with: &With<RunCommon, recurrent::RunOptions>,
+    tensors: &Tensors,
+) -> Result<Box<dyn Problem>> {
+    recurrent::from_tensors(op, &with.common, &with.options, tensors)
 }
 
 #[derive(Debug, Subcommand)]
@@ -147,9 +155,9 @@ impl BenchOp {
     pub fn problems(&self) -> Result<Vec<Box<dyn Problem>>> {
         match self {
             Self::Attention(op) => attention::grid(&op.options),
-            Self::Rnn(op) => recurrent::grid(Kind::Rnn, &op.options),
-            Self::Lstm(op) => recurrent::grid(Kind::Lstm, &op.options),
-            Self::Gru(op) => recurrent::grid(Kind::Gru, &op.options),
+            Self::Rnn(op) => recurrent::grid(Op::Rnn, &op.options),
+            Self::Lstm(op) => recurrent::grid(Op::Lstm, &op.options),
+            Self::Gru(op) => recurrent::grid(Op::Gru, &op.options),
         }
     }
 }

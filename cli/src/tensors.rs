@@ -44,24 +44,35 @@ impl Tensor {
         }
     }
 
-    /// With the first two axes exchanged; the tensor has at least two.
-    pub fn swap_axes(&self) -> Self {
-        let (a, b) = (self.shape[0], self.shape[1]);
-        let row: usize = self.shape[2..].iter().product();
-        fn swap<T: Copy>(data: &[T], a: usize, b: usize, row: usize) -> Vec<T> {
-            let at = |i: usize| ((i % a) * b + i / a) * row;
-            (0..a * b)
-                .flat_map(|i| data[at(i)..][..row].iter().copied())
-                .collect()
+    /// The axes in another order: axis `i` of the result is axis `order[i]` of this.
+    pub fn permuted(&self, order: &[usize]) -> Self {
+        fn gather<T: Copy>(data: &[T], at: &[usize]) -> Vec<T> {
+            at.iter().map(|&at| data[at]).collect()
+        }
+        let shape: Vec<usize> = order.iter().map(|&axis| self.shape[axis]).collect();
+        let stride = |axis: usize| self.shape[axis + 1..].iter().product::<usize>();
+        let mut at = vec![0];
+        for (&axis, &len) in order.iter().zip(&shape) {
+            let stride = stride(axis);
+            let steps = |&start: &usize| (0..len).map(move |i| start + i * stride);
+            at = at.iter().flat_map(steps).collect();
         }
         let data = match &self.data {
-            Data::F32(data) => Data::F32(swap(data, a, b, row)),
-            Data::F64(data) => Data::F64(swap(data, a, b, row)),
-            Data::I64(data) => Data::I64(swap(data, a, b, row)),
-            Data::Bool(data) => Data::Bool(swap(data, a, b, row)),
+            Data::F32(data) => Data::F32(gather(data, &at)),
+            Data::F64(data) => Data::F64(gather(data, &at)),
+            Data::I64(data) => Data::I64(gather(data, &at)),
+            Data::Bool(data) => Data::Bool(gather(data, &at)),
         };
-        let shape = [&[b, a], &self.shape[2..]].concat();
         Self { shape, data }
+    }
+
+    /// The values rounded to f32; none if they are no floats.
+    pub fn into_f32(self) -> Vec<f32> {
+        match self.data {
+            Data::F32(data) => data,
+            Data::F64(data) => data.iter().map(|&value| value as f32).collect(),
+            Data::I64(_) | Data::Bool(_) => Vec::new(),
+        }
     }
 
     fn kind(&self) -> &'static str {
@@ -255,11 +266,16 @@ mod tests {
     }
 
     #[test]
-    fn axes_swap_there_and_back() {
-        let tensor = Tensor::f32(&[2, 3, 1], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        let swapped = Tensor::f32(&[3, 2, 1], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
-        assert_eq!(tensor.swap_axes(), swapped);
-        assert_eq!(swapped.swap_axes(), tensor);
+    fn axes_are_permuted() {
+        let tensor = Tensor::f32(&[2, 3, 1], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        let swapped = tensor.permuted(&[1, 2, 0]);
+        assert_eq!(swapped.shape, [3, 1, 2]);
+        assert_eq!(swapped.into_f32(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        let empty = Tensor::f32(&[0, 3], vec![]).permuted(&[1, 0]);
+        assert_eq!(
+            (empty.shape.as_slice(), empty.into_f32()),
+            (&[3, 0][..], vec![])
+        );
     }
 
     #[test]

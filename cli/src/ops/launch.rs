@@ -20,7 +20,8 @@ pub struct Launch {
 pub struct Output {
     name: &'static str,
     shape: Vec<usize>,
-    swapped: bool,
+    /// The axes in which it is handed out.
+    order: Option<&'static [usize]>,
     buffer: wgpu::Buffer,
 }
 
@@ -31,16 +32,24 @@ impl Output {
         let output = Self {
             name,
             shape: shape.to_vec(),
-            swapped: false,
+            order: None,
             buffer,
         };
         output.poison(gpu);
         Ok(output)
     }
 
-    /// Exchanges the first two axes of what is read.
-    pub fn swapped(self, swapped: bool) -> Self {
-        Self { swapped, ..self }
+    /// As [`new`](Self::new), but handed out with its axes in another order.
+    pub fn permuted(
+        gpu: &Gpu,
+        name: &'static str,
+        shape: &[usize],
+        order: &'static [usize],
+    ) -> Result<Self> {
+        Ok(Self {
+            order: Some(order),
+            ..Self::new(gpu, name, shape)?
+        })
     }
 
     pub fn slice(&self) -> wgpu::BufferSlice<'_> {
@@ -65,10 +74,9 @@ impl Output {
         }
         let values = values.iter().map(|&word| f32::from_bits(word)).collect();
         let tensor = Tensor::f32(&self.shape, values);
-        Ok(if self.swapped {
-            tensor.swap_axes()
-        } else {
-            tensor
+        Ok(match self.order {
+            Some(order) => tensor.permuted(order),
+            None => tensor,
         })
     }
 }

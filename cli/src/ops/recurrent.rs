@@ -1,231 +1,219 @@
-//! RNN, LSTM and GRU with PyTorch's names and layouts.
+//! RNN, LSTM and GRU over whole sequences, as far as the library has them.
 
+mod call;
 mod cases;
 mod check;
+mod grid;
+mod keras;
+mod onnx;
 mod options;
-mod read;
+mod pytorch;
 
 use gatefold::reference::compare::Difference;
+use gatefold::reference::recurrent as reference;
 use gatefold::{
     Capabilities, Cell, Given, Gpu, Plan, Recurrent as Operation, RecurrentBuffers,
-    RecurrentConfig, RecurrentShape, RecurrentWeights, Variant,
+    RecurrentConfig, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
 };
 use serde_json::{Value, json};
 
 use super::launch::Output;
-use super::random::Random;
 use super::{Launch, Problem};
+use crate::args::RunCommon;
 use crate::error::Result;
-use crate::tensors::{Data, Tensor, Tensors, floats, integers};
+use crate::tensors::{Tensor, Tensors};
+use call::Call;
+use options::Format;
 
-pub use cases::{cases, showcase};
-pub use options::{BenchOptions, Kind, RunOptions, grid};
-pub use read::from_tensors;
+pub use cases::cases;
+pub use grid::{grid, showcase};
+pub use options::{BenchOptions, RunOptions};
 
-#[derive(Debug, Clone)]
+/// The operation on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    Rnn,
+    Lstm,
+    Gru,
+}
+
+impl Op {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rnn => "rnn",
+            Self::Lstm => "lstm",
+            Self::Gru => "gru",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
 struct Recurrent {
+    op: Op,
     config: RecurrentConfig,
     shape: RecurrentShape,
+    given: Given,
     bias: bool,
-    h_0: bool,
-    c_0: bool,
-    /// Of random inputs, and whether there are any.
-    lengths: Option<Vec<u32>>,
+    format: Format,
     batch_first: bool,
 }
 
+/// An output as the device has it and as it is handed out: with its axes in another order.
+struct Wanted {
+    name: &'static str,
+    shape: Vec<usize>,
+    order: &'static [usize],
+}
+
+/// The problem that the flags and tensors of `run` pose.
+pub fn from_tensors(
+    op: Op,
+    common: &RunCommon,
+    options: &RunOptions,
+    tensors: &Tensors,
+) -> Result<Box<dyn Problem>> {
+    let problem = match options.format {
+        Format::Pytorch => pytorch::problem(op, common, options, tensors)?,
+        Format::Onnx => onnx::problem(op, common, options, tensors)?,
+        Format::Keras => keras::problem(op, common, options, tensors)?,
+    };
+    problem.possible()?;
+    Ok(Box::new(problem))
+}
+
 impl Recurrent {
-    fn new(config: RecurrentConfig, seq_len: u32, batch: u32) -> Self {
-        Self {
-            config,
-            shape: RecurrentShape { seq_len, batch },
-            bias: true,
-            h_0: false,
-            c_0: false,
-            lengths: None,
-            batch_first: false,
-        }
-    }
-
-    fn is_lstm(&self) -> bool {
-        self.config.cell == Cell::Lstm
-    }
-
     fn forced(&self, variant: Option<Variant>) -> RecurrentConfig {
         RecurrentConfig {
-            variant: variant.or(self.config.variant),
+            variant,
             ..self.config
         }
     }
 
-    fn given(&self) -> Given {
-        Given {
-            h_0: self.h_0,
-            c_0: self.c_0,
-            lengths: self.lengths.is_some(),
-            h_n: true,
-            c_n: self.is_lstm(),
+    /// A shape that no device can run is a mistake of the user's: known before a device is opened.
+    fn possible(&self) -> Result<()> {
+        match self.plan(&Capabilities::floor(), None) {
+            Err(error @ gatefold::Error::Shape { .. }) => Err(error.into()),
+            _ => Ok(()),
         }
     }
 
-    fn directions(&self) -> usize {
-        self.config.direction.count() as usize
+    fn has_cell_state(&self) -> bool {
+        self.config.cell == Cell::Lstm
     }
 
-    /// `[seq_len, batch, width]`
-    fn sequence(&self, width: usize) -> [usize; 3] {
-        [
-            self.shape.seq_len as usize,
-            self.shape.batch as usize,
-            width,
-        ]
-    }
-
-    fn output_shape(&self) -> [usize; 3] {
-        self.sequence(self.directions() * self.config.hidden_size as usize)
-    }
-
-    fn state_shape(&self) -> [usize; 3] {
-        [
-            self.config.num_layers as usize * self.directions(),
-            self.shape.batch as usize,
-            self.config.hidden_size as usize,
-        ]
-    }
-
-    /// Name and shape of every parameter, by layer and direction.
-    fn parameters(&self) -> Vec<Vec<(String, Vec<usize>)>> {
-        let hidden = self.config.hidden_size as usize;
-        let rows = self.config.cell.num_gates() as usize * hidden;
-        let mut parameters = Vec::new();
-        for layer in 0..self.config.num_layers {
-            let width = match layer {
-                0 => self.config.input_size as usize,
-                _ => self.directions() * hidden,
-            };
-            for direction in 0..self.directions() {
-                let mut own = vec![
-                    (parameter("weight_ih", layer, direction), vec![rows, width]),
-                    (parameter("weight_hh", layer, direction), vec![rows, hidden]),
-                ];
-                if self.bias {
-                    own.push((parameter("bias_ih", layer, direction), vec![rows]));
-                    own.push((parameter("bias_hh", layer, direction), vec![rows]));
-                }
-                parameters.push(own);
-            }
-        }
-        parameters
-    }
-
-    /// `[seq_len, batch, input_size]`, whatever the axes of the file.
-    fn input(&self, inputs: &Tensors) -> Result<Vec<f32>> {
-        let values = floats(inputs, "input")?;
-        if !self.batch_first {
-            return Ok(values.to_vec());
-        }
-        let [seq_len, batch, width] = self.sequence(self.config.input_size as usize);
-        let swapped = Tensor::f32(&[batch, seq_len, width], values.to_vec()).swap_axes();
-        match swapped.data {
-            Data::F32(values) => Ok(values),
-            _ => Ok(Vec::new()),
+    fn reference(&self) -> reference::Problem {
+        let (shape, config) = (&self.shape, &self.config);
+        reference::Problem {
+            cell: config.cell,
+            input_size: config.input_size as usize,
+            hidden_size: config.hidden_size as usize,
+            num_layers: config.num_layers as usize,
+            direction: config.direction,
+            clip: config.clip,
+            seq_len: shape.seq_len as usize,
+            batch: shape.batch as usize,
         }
     }
 
-    fn lengths(&self, inputs: &Tensors) -> Result<Option<Vec<u32>>> {
-        if self.lengths.is_none() {
-            return Ok(None);
+    fn call(&self, inputs: &Tensors) -> Result<Call> {
+        match self.format {
+            Format::Pytorch => pytorch::call(self, inputs),
+            Format::Onnx => onnx::call(self, inputs),
+            Format::Keras => keras::call(self, inputs),
         }
-        let lengths = integers(inputs, "lengths")?.iter();
-        // within 0..=seq_len: checked where they came from
-        Ok(Some(lengths.map(|&length| length as u32).collect()))
     }
 
-    /// The weights on the device, packed.
-    fn pack(&self, gpu: &Gpu, op: &Operation, inputs: &Tensors) -> Result<gatefold::wgpu::Buffer> {
-        let mut buffers = Vec::new();
-        for own in self.parameters() {
-            let upload = |(name, _): &(String, _)| Ok(gpu.upload(name, floats(inputs, name)?)?);
-            let own: Result<Vec<_>> = own.iter().map(upload).collect();
-            buffers.push(own?);
+    /// `output`, `h_n` and, of an LSTM, `c_n`, under the format's names.
+    fn outputs(&self) -> Vec<Wanted> {
+        let p = self.reference();
+        let directions = p.direction.count() as usize;
+        let states = vec![p.num_layers * directions, p.batch, p.hidden_size];
+        let joined = vec![p.seq_len, p.batch, directions * p.hidden_size];
+        let apart = vec![p.seq_len, p.batch, directions, p.hidden_size];
+        let (names, output, order): (_, _, &[usize]) = match (self.format, self.batch_first) {
+            (Format::Onnx, false) => (["Y", "Y_h", "Y_c"], apart, &[0, 2, 1, 3]),
+            (Format::Onnx, true) => (["Y", "Y_h", "Y_c"], apart, &[1, 0, 2, 3]),
+            (_, false) => (["output", "h_n", "c_n"], joined, &[0, 1, 2]),
+            (_, true) => (["output", "h_n", "c_n"], joined, &[1, 0, 2]),
+        };
+        let state_order: &[usize] = match (self.format, self.batch_first) {
+            (Format::Onnx, true) => &[1, 0, 2],
+            _ => &[0, 1, 2],
+        };
+        let wanted = |name, shape: &[usize], order| Wanted {
+            name,
+            shape: shape.to_vec(),
+            order,
+        };
+        let [output_name, h_n, c_n] = names;
+        let mut all = vec![
+            wanted(output_name, &output, order),
+            wanted(h_n, &states, state_order),
+        ];
+        if self.has_cell_state() {
+            all.push(wanted(c_n, &states, state_order));
         }
-        let weights: Vec<_> = buffers
-            .iter()
-            .map(|own| RecurrentWeights {
-                weight_ih: own[0].slice(..),
-                weight_hh: own[1].slice(..),
-                bias: self.bias.then(|| (own[2].slice(..), own[3].slice(..))),
-            })
-            .collect();
-        let packed = gpu.zeros("packed weights", op.packed_size())?;
-        gpu.run(|pass| op.pack_weights(pass, &weights, packed.slice(..)))?;
-        Ok(packed)
+        all
     }
-}
-
-/// PyTorch's name, for instance `weight_ih_l0_reverse`.
-fn parameter(stem: &str, layer: u32, direction: usize) -> String {
-    let suffix = if direction == 1 { "_reverse" } else { "" };
-    format!("{stem}_l{layer}{suffix}")
 }
 
 impl Problem for Recurrent {
     fn op(&self) -> &'static str {
-        match self.config.cell {
-            Cell::RnnTanh | Cell::RnnRelu => "rnn",
-            Cell::Lstm => "lstm",
-            Cell::Gru => "gru",
-        }
+        self.op.name()
     }
 
     fn shape(&self) -> Vec<(&'static str, Value)> {
-        let config = &self.config;
+        let (shape, config) = (&self.shape, &self.config);
+        let directions = config.direction.count();
+        let nonlinearity = match config.cell {
+            Cell::RnnTanh => json!("tanh"),
+            Cell::RnnRelu => json!("relu"),
+            _ => Value::Null,
+        };
         vec![
-            ("batch", json!(self.shape.batch)),
-            ("seq_len", json!(self.shape.seq_len)),
+            ("batch", json!(shape.batch)),
+            ("seq_len", json!(shape.seq_len)),
             ("input_size", json!(config.input_size)),
             ("hidden_size", json!(config.hidden_size)),
             ("layers", json!(config.num_layers)),
-            ("bidirectional", json!(self.directions() == 2)),
+            ("bidirectional", json!(directions == 2)),
+            ("nonlinearity", nonlinearity),
         ]
     }
 
     fn options(&self) -> Vec<String> {
-        let tier = self
-            .config
-            .tier
-            .map(|tier| format!("--tier={}", tier.name()));
-        let clip = self.config.clip.map(|clip| format!("--clip={clip}"));
-        let relu = self.config.cell == Cell::RnnRelu;
-        let flags = [
-            (self.batch_first, "--batch-first"),
-            (relu, "--nonlinearity=relu"),
-        ];
-        let flags = flags.iter().filter(|(given, _)| *given);
-        let flags = flags.map(|(_, flag)| (*flag).to_owned());
-        tier.into_iter().chain(clip).chain(flags).collect()
+        let config = &self.config;
+        let relu = (config.cell == Cell::RnnRelu).then(|| "--nonlinearity=relu".to_owned());
+        let clip = config.clip.map(|clip| format!("--clip={clip}"));
+        let tier = config.tier.map(|tier| format!("--tier={}", tier.name()));
+        relu.into_iter().chain(clip).chain(tier).collect()
     }
 
     fn steps(&self) -> Option<u64> {
         Some(self.shape.seq_len.into())
     }
 
-    fn variant_name(&self, plan: &Plan) -> String {
-        // the description begins with the tier
-        let tier = plan.describe.split(',').next().unwrap_or_default();
-        format!("{tier} {}", plan.variant)
+    fn tier(&self, plan: &Plan) -> Option<&'static str> {
+        let kernels = plan.dispatches.iter().map(|dispatch| dispatch.kernel);
+        let tier = |stepped| {
+            if stepped {
+                Tier::Stepped
+            } else {
+                Tier::Resident
+            }
+        };
+        kernels
+            .filter(|kernel| kernel.name.starts_with("recurrent_"))
+            .map(|kernel| tier(kernel.stepped).name())
+            .next()
     }
 
     fn variants(&self, capabilities: &Capabilities) -> Vec<Variant> {
         let mut tiers = self.config.tiers(capabilities, self.shape.batch);
-        if self
-            .config
-            .tier
-            .is_some_and(|tier| !tiers.any(|other| other == tier))
-        {
-            return Vec::new();
+        match self.config.tier {
+            Some(forced) if !tiers.any(|tier| tier == forced) => Vec::new(),
+            _ => self.config.variants(capabilities).collect(),
         }
-        self.config.variants(capabilities).collect()
     }
 
     fn plan(
@@ -234,91 +222,96 @@ impl Problem for Recurrent {
         variant: Option<Variant>,
     ) -> Result<Plan, gatefold::Error> {
         self.forced(variant)
-            .plan(capabilities, self.shape, self.given())
+            .plan(capabilities, self.shape, self.given)
     }
 
     fn random(&self, seed: u64) -> Tensors {
-        let mut random = Random::new(seed);
-        // gates neither all open nor all shut, and asymmetric, so that swapped ones show
-        let scale = 1.5 / (self.config.hidden_size as f32).sqrt();
-        let mut tensors = Tensors::new();
-        let mut add = |name: String, shape: &[usize], deviation| {
-            let values = random.normals(shape.iter().product(), 0.0, deviation);
-            tensors.insert(name, Tensor::f32(shape, values));
-        };
-        let [seq_len, batch, width] = self.sequence(self.config.input_size as usize);
-        let input = if self.batch_first {
-            [batch, seq_len, width]
-        } else {
-            [seq_len, batch, width]
-        };
-        add("input".into(), &input, 1.0);
-        for (name, shape) in self.parameters().into_iter().flatten() {
-            let deviation = if shape.len() == 1 { 0.5 } else { scale };
-            add(name, &shape, deviation);
-        }
-        if self.h_0 {
-            add("h_0".into(), &self.state_shape(), 0.5);
-        }
-        if self.c_0 {
-            add("c_0".into(), &self.state_shape(), 1.0);
-        }
-        if let Some(lengths) = &self.lengths {
-            let lengths = Tensor {
-                shape: vec![lengths.len()],
-                data: Data::I64(lengths.iter().map(|&length| length.into()).collect()),
-            };
-            tensors.insert("lengths".into(), lengths);
-        }
-        tensors
+        grid::random(self, seed)
     }
 
     fn launch(&self, gpu: &Gpu, variant: Option<Variant>, inputs: &Tensors) -> Result<Launch> {
-        let config = self.forced(variant);
-        let plan = config.plan(gpu.context().capabilities(), self.shape, self.given())?;
-        let op = Operation::new(gpu.context(), config)?;
-        let packed = self.pack(gpu, &op, inputs)?;
-        let input = gpu.upload("input", &self.input(inputs)?)?;
-        let state = |given: bool, name| -> Result<_> {
-            let upload = || Ok(gpu.upload(name, floats(inputs, name)?)?);
-            given.then(upload).transpose()
-        };
-        let (h_0, c_0) = (state(self.h_0, "h_0")?, state(self.c_0, "c_0")?);
-        let lengths = match self.lengths(inputs)? {
-            Some(lengths) => Some(gpu.upload("lengths", &lengths)?),
-            None => None,
-        };
-        let scratch = gpu.zeros("scratch", plan.scratch_size)?;
-        let output = Output::new(gpu, "output", &self.output_shape())?.swapped(self.batch_first);
-        let h_n = Output::new(gpu, "h_n", &self.state_shape())?;
-        let c_n = match self.is_lstm() {
-            true => Some(Output::new(gpu, "c_n", &self.state_shape())?),
-            false => None,
-        };
-        let needed = RecurrentBuffers::new(
-            input.slice(..),
-            packed.slice(..),
-            output.slice(),
-            scratch.slice(..),
-        );
+        let plan = self.plan(gpu.context().capabilities(), variant)?;
+        let op = Operation::new(gpu.context(), self.forced(variant))?;
+        let call = self.call(inputs)?;
+        let packed = pack(gpu, &op, &call)?;
+        let input = gpu.upload("input", &call.input)?;
+        let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
+        let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
+        let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
+        let poison = vec![f32::NAN; plan.scratch_size as usize / 4];
+        let scratch = gpu.upload("scratch", &poison)?;
+        let outputs: Vec<Output> = self
+            .outputs()
+            .iter()
+            .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
+            .collect::<Result<_>>()?;
         let buffers = RecurrentBuffers {
             h_0: h_0.as_ref().map(|buffer| buffer.slice(..)),
             c_0: c_0.as_ref().map(|buffer| buffer.slice(..)),
             lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
-            h_n: Some(h_n.slice()),
-            c_n: c_n.as_ref().map(Output::slice),
-            ..needed
+            h_n: Some(outputs[1].slice()),
+            c_n: outputs.get(2).map(Output::slice),
+            ..RecurrentBuffers::new(
+                input.slice(..),
+                packed.slice(..),
+                outputs[0].slice(),
+                scratch.slice(..),
+            )
         };
         let bound = op.bind(self.shape, buffers)?;
-        let outputs = [output, h_n].into_iter().chain(c_n).collect();
         Ok(Launch::new(plan, bound, outputs))
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {
-        check::truth(self, inputs)
+        let truth = self.call(inputs)?.reference::<f64>(&self.reference());
+        let values = [truth.output, truth.h_n, truth.c_n];
+        let tensors = self.outputs().into_iter().zip(values);
+        Ok(tensors
+            .map(|(wanted, values)| {
+                let tensor = Tensor::f64(&wanted.shape, values).permuted(wanted.order);
+                (wanted.name.to_owned(), tensor)
+            })
+            .collect())
     }
 
     fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
         check::check(self, inputs, got)
     }
+}
+
+fn upload<T: bytemuck::Pod>(
+    gpu: &Gpu,
+    name: &str,
+    values: Option<&[T]>,
+) -> Result<Option<wgpu::Buffer>> {
+    Ok(values.map(|values| gpu.upload(name, values)).transpose()?)
+}
+
+/// The weights on the device, in the kernels' layout.
+fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
+    let mut buffers = Vec::new();
+    for weights in &call.weights {
+        let upload = |values: &[f32]| gpu.upload("weights", values);
+        buffers.push([
+            upload(&weights.weight_ih)?,
+            upload(&weights.weight_hh)?,
+            upload(&weights.bias_ih)?,
+            upload(&weights.bias_hh)?,
+        ]);
+    }
+    let with_bias = |weights: &reference::Weights<f32>| !weights.bias_ih.is_empty();
+    let weights: Vec<_> = buffers
+        .iter()
+        .zip(&call.weights)
+        .map(
+            |([weight_ih, weight_hh, bias_ih, bias_hh], weights)| RecurrentWeights {
+                weight_ih: weight_ih.slice(..),
+                weight_hh: weight_hh.slice(..),
+                bias: with_bias(weights).then(|| (bias_ih.slice(..), bias_hh.slice(..))),
+            },
+        )
+        .collect();
+    let packed = gpu.zeros("packed", op.packed_size())?;
+    gpu.run(|pass| op.pack_weights(pass, &weights, packed.slice(..)))?;
+    Ok(packed)
 }

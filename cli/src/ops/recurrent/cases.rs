@@ -1,85 +1,76 @@
-//! What `verify` and `info` look at.
+//! What `verify` runs.
 
-use gatefold::{Cell, Direction, RecurrentConfig, Tier};
+use gatefold::{Cell, Direction, Tier};
 
 use super::Recurrent;
-use crate::ops::{Case, Problem};
+use super::grid::problem;
+use crate::ops::Case;
 
-/// Every cell in every tier; few different hidden sizes: each is a kernel to compile.
+/// Of batch, seq_len, input_size, hidden_size, layers.
+const SMALL: [u32; 5] = [3, 9, 7, 13, 1];
+
+/// Every cell in every tier, direction and kind of length, small enough for a CPU. Few different hidden sizes:
+/// each is a kernel to compile.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for cell in [Cell::RnnTanh, Cell::RnnRelu, Cell::Lstm, Cell::Gru] {
         for tier in [Tier::Stepped, Tier::Resident] {
-            let small = RecurrentConfig {
-                cell,
-                input_size: 7,
-                hidden_size: 13,
-                tier: Some(tier),
-                ..Default::default()
-            };
-            let states = |problem: Recurrent| Recurrent {
-                h_0: true,
-                c_0: cell == Cell::Lstm,
-                ..problem
-            };
-            let deep = RecurrentConfig {
-                num_layers: 2,
-                direction: Direction::Bidirectional,
-                ..small
-            };
-            let ragged = Recurrent {
-                lengths: Some(vec![17, 0, 5]),
-                ..states(Recurrent::new(deep, 17, 3))
-            };
-            let no_bias = Recurrent {
-                bias: false,
-                batch_first: true,
-                ..Recurrent::new(small, 9, 2)
-            };
-            let cell = match cell {
-                Cell::RnnRelu => "relu_",
-                _ => "",
-            };
-            let name = |name: &str| format!("{}/{cell}{name}", tier.name());
-            let problems = [
-                ("one_step", states(Recurrent::new(small, 1, 1))),
-                ("states", states(Recurrent::new(small, 9, 3))),
-                ("no_bias_batch_first", no_bias),
-                ("two_layers_bidirectional_lengths", ragged),
-            ];
-            cases.extend(problems.map(|(stem, problem)| Case {
-                name: name(stem),
-                problem: Box::new(problem),
-                slow_to_compile: false,
-            }));
-            let wide = RecurrentConfig {
-                input_size: 40,
-                hidden_size: 128,
-                ..small
-            };
-            cases.push(Case {
-                name: name("hidden_128"),
-                problem: Box::new(Recurrent::new(wide, 12, 2)),
-                slow_to_compile: true,
-            });
+            for (name, mut problem) in problems(cell) {
+                problem.config.tier = Some(tier);
+                let relu = if cell == Cell::RnnRelu { "relu_" } else { "" };
+                // weights in registers: each row of the matrix is unrolled
+                let unrolled =
+                    tier == Tier::Resident && (100..512).contains(&problem.config.hidden_size);
+                cases.push(Case {
+                    name: format!("{}/{relu}{name}", tier.name()),
+                    problem: Box::new(problem),
+                    slow_to_compile: unrolled,
+                });
+            }
         }
     }
     cases
 }
 
-pub fn showcase() -> Vec<Box<dyn Problem>> {
-    let cells = [Cell::RnnTanh, Cell::Lstm, Cell::Gru];
-    cells
-        .into_iter()
-        .flat_map(|cell| [(cell, 1), (cell, 16)])
-        .map(|(cell, batch)| {
-            let config = RecurrentConfig {
-                cell,
-                input_size: 256,
-                hidden_size: 256,
-                ..Default::default()
-            };
-            Box::new(Recurrent::new(config, 64, batch)) as Box<dyn Problem>
-        })
-        .collect()
+fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
+    let states = |mut problem: Recurrent| {
+        problem.given.h_0 = true;
+        problem.given.c_0 = cell == Cell::Lstm;
+        problem
+    };
+    let mut no_bias = problem(cell, [9, 4, 7, 13, 1], Direction::Forward);
+    no_bias.bias = false;
+    let mut ragged = states(problem(cell, [3, 17, 7, 13, 2], Direction::Bidirectional));
+    ragged.given.lengths = true;
+    let mut all = vec![
+        ("states", states(problem(cell, SMALL, Direction::Forward))),
+        ("no_bias", no_bias),
+        ("two_layers_bidirectional_lengths", ragged),
+    ];
+    if cell == Cell::RnnRelu {
+        return all;
+    }
+    let mut clip = problem(cell, SMALL, Direction::Forward);
+    clip.config.clip = Some(0.3);
+    all.extend([
+        (
+            "one_step",
+            states(problem(cell, [1, 1, 7, 13, 1], Direction::Forward)),
+        ),
+        ("reverse", states(problem(cell, SMALL, Direction::Reverse))),
+        (
+            "long",
+            problem(cell, [1, 300, 7, 13, 1], Direction::Forward),
+        ),
+        ("clip", clip),
+        (
+            "hidden_128",
+            problem(cell, [2, 12, 40, 128, 1], Direction::Forward),
+        ),
+        (
+            "hidden_640",
+            problem(cell, [1, 4, 40, 640, 1], Direction::Forward),
+        ),
+    ]);
+    all
 }

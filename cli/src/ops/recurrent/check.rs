@@ -1,239 +1,233 @@
-//! The reference on named tensors, and the result against it, in full or in part.
+//! The result against the f64 reference, in full or in a sample of rows and steps.
+
+use std::ops::Range;
 
 use gatefold::Direction;
 use gatefold::reference::compare::{Difference, Tolerance, compare};
-use gatefold::reference::recurrent::{self as reference, Initial, Output, Weights};
-use gatefold::reference::{Real, convert};
+use gatefold::reference::recurrent::{Output, Problem};
 
 use super::Recurrent;
-use crate::error::Result;
-use crate::tensors::{Data, Tensor, Tensors, floats};
+use super::call::Call;
+use crate::error::{Error, Result};
+use crate::tensors::{Tensors, floats};
 
-/// Multiply-adds that the reference may take: about a second on one core.
-const AFFORDABLE: usize = 300_000_000;
+/// Multiply-adds that the reference may take in each precision: about a second of one core.
+const AFFORDABLE: usize = 400_000_000;
 
-/// The steps that are checked of a sequence too long for the reference are never fewer.
+/// A sample has no fewer rows of the batch, and no fewer steps.
+const FEWEST_ROWS: usize = 4;
 const FEWEST_STEPS: usize = 16;
-
-/// The part of a problem that is checked: the first rows of the batch, and the first steps.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    rows: usize,
-    steps: usize,
-}
-
-/// Rows of a batch do not depend on each other, and steps of the forward direction not on later ones; with a
-/// reverse direction every output depends on the whole sequence.
-fn affordable(problem: &Recurrent) -> Part {
-    let [steps, rows, _] = problem.sequence(0);
-    let per_step: usize = problem
-        .parameters()
-        .iter()
-        .flatten()
-        .map(|(_, shape)| shape.iter().product::<usize>())
-        .sum();
-    let rows = rows.min((AFFORDABLE / (per_step * steps).max(1)).max(1));
-    let forward = problem.config.direction == Direction::Forward;
-    let steps = if forward && rows == 1 {
-        steps.min((AFFORDABLE / per_step).max(FEWEST_STEPS))
-    } else {
-        steps
-    };
-    Part { rows, steps }
-}
-
-/// The values of the first rows and steps of `[steps, rows, ...]`.
-fn part<T: Copy>(data: &[T], [steps, rows]: [usize; 2], part: Part) -> Vec<T> {
-    let step = data.len() / steps.max(1);
-    let wanted = step / rows.max(1) * part.rows;
-    let steps = (0..part.steps).map(|at| &data[at * step..][..wanted]);
-    steps.flatten().copied().collect()
-}
-
-fn run<R: Real>(problem: &Recurrent, inputs: &Tensors, only: Part) -> Result<Output<R>> {
-    let config = &problem.config;
-    let [seq_len, batch, _] = problem.sequence(0);
-    let [states, ..] = problem.state_shape();
-    let every = |name: &str| -> Result<Vec<R>> { Ok(convert(floats(inputs, name)?)) };
-    let state = |given: bool, name: &str| -> Result<Option<Vec<R>>> {
-        if !given {
-            return Ok(None);
-        }
-        let all_states = Part {
-            steps: states,
-            ..only
-        };
-        Ok(Some(part(&every(name)?, [states, batch], all_states)))
-    };
-    let mut weights = Vec::new();
-    for own in problem.parameters() {
-        let [weight_ih, weight_hh] = [every(&own[0].0)?, every(&own[1].0)?];
-        let (bias_ih, bias_hh) = match problem.bias {
-            true => (every(&own[2].0)?, every(&own[3].0)?),
-            false => (Vec::new(), Vec::new()),
-        };
-        weights.push(Weights {
-            weight_ih,
-            weight_hh,
-            bias_ih,
-            bias_hh,
-        });
-    }
-    let input = part(&problem.input(inputs)?, [seq_len, batch], only);
-    let (h_0, c_0) = (state(problem.h_0, "h_0")?, state(problem.c_0, "c_0")?);
-    let lengths = problem.lengths(inputs)?;
-    let numbers = reference::Problem {
-        cell: config.cell,
-        input_size: config.input_size as usize,
-        hidden_size: config.hidden_size as usize,
-        num_layers: config.num_layers as usize,
-        direction: config.direction,
-        clip: config.clip,
-        seq_len: only.steps,
-        batch: only.rows,
-    };
-    let initial = Initial {
-        h_0: h_0.as_deref(),
-        c_0: c_0.as_deref(),
-        lengths: lengths.as_ref().map(|lengths| &lengths[..only.rows]),
-    };
-    Ok(reference::recurrent(
-        &numbers,
-        &convert(&input),
-        &weights,
-        initial,
-    ))
-}
-
-pub fn truth(problem: &Recurrent, inputs: &Tensors) -> Result<Tensors> {
-    let [steps, rows, _] = problem.sequence(0);
-    let truth = run::<f64>(problem, inputs, Part { rows, steps })?;
-    let output = Tensor::f64(&problem.output_shape(), truth.output);
-    let output = match problem.batch_first {
-        true => output.swap_axes(),
-        false => output,
-    };
-    let states = problem.state_shape();
-    let mut tensors = Tensors::from([
-        ("output".to_owned(), output),
-        ("h_n".to_owned(), Tensor::f64(&states, truth.h_n)),
-    ]);
-    if problem.is_lstm() {
-        tensors.insert("c_n".to_owned(), Tensor::f64(&states, truth.c_n));
-    }
-    Ok(tensors)
-}
 
 pub fn check(
     problem: &Recurrent,
     inputs: &Tensors,
     got: &Tensors,
 ) -> Result<Result<f64, Box<Difference>>> {
-    let only = affordable(problem);
-    let [seq_len, batch, width] = problem.output_shape();
-    let [states, _, hidden] = problem.state_shape();
-    let truth = run::<f64>(problem, inputs, only)?;
-    let yardstick = run::<f32>(problem, inputs, only)?;
+    let p = problem.reference();
+    let mut values = Vec::new();
+    for wanted in problem.outputs() {
+        values.push(floats(got, wanted.name)?.to_vec());
+    }
+    let mut values = values.into_iter();
+    let mut next = || values.next().unwrap_or_default();
+    let got = Output {
+        output: next(),
+        h_n: next(),
+        c_n: next(),
+    };
+    let call = problem.call(inputs)?;
+    let sample = Sample::new(&p);
+    if sample.is_all(&p) || call.lengths.is_some() {
+        return Ok(agree(&p, &call, &got));
+    }
+    let all = [&got.output, &got.h_n, &got.c_n];
+    if !all
+        .iter()
+        .all(|values| values.iter().all(|value| value.is_finite()))
+    {
+        // what the sample leaves out was written at least
+        return Err(Error::failed("the result is not finite"));
+    }
+    let (cut, call, got) = sample.cut(&p, call, &got);
+    Ok(agree(&cut, &call, &got).map_err(|mut difference| {
+        difference.index[0] += sample.times(&p).start;
+        difference.index[1] = sample.rows[difference.index[1]];
+        difference
+    }))
+}
 
-    let output = match (&got["output"], problem.batch_first) {
-        (output, true) => output.swap_axes(),
-        (output, false) => output.clone(),
-    };
-    let Data::F32(output) = output.data else {
-        return Ok(Ok(f64::INFINITY));
-    };
-    let output = part(&output, [seq_len, batch], only);
-    let shape = [only.steps, only.rows, width];
-    let mut judged = vec![("output", shape, output, truth.output, yardstick.output)];
-    // the last state is that of the last step, which a part of the steps does not reach
-    if only.steps == seq_len {
-        let all_states = Part {
-            steps: states,
-            ..only
+/// Which rows of the batch, and how many steps of them.
+struct Sample {
+    rows: Vec<usize>,
+    steps: usize,
+}
+
+impl Sample {
+    /// Rows of a batch know nothing of each other, and the first steps of a sequence nothing of those behind:
+    /// a few rows and their first steps are the same computation as in the whole. With two directions every
+    /// output depends on both ends, and no step can be left out.
+    fn new(p: &Problem) -> Self {
+        let directions = p.direction.count() as usize;
+        let inner = (p.num_layers - 1) * (directions + 1) * p.hidden_size;
+        let width = p.input_size + p.hidden_size + inner;
+        let step = directions * p.cell.num_gates() as usize * p.hidden_size * width;
+        let affordable_rows = AFFORDABLE / (step * p.seq_len).max(1);
+        let fewest_rows = if directions == 2 { 1 } else { FEWEST_ROWS };
+        let count = affordable_rows.max(fewest_rows).min(p.batch);
+        let affordable_steps = AFFORDABLE / (step * count).max(1);
+        let steps = match directions {
+            2 => p.seq_len,
+            _ => affordable_steps.max(FEWEST_STEPS).min(p.seq_len),
         };
-        let shape = [states, only.rows, hidden];
-        let mut state = |name, truth, yardstick| -> Result<()> {
-            let got = part(floats(got, name)?, [states, batch], all_states);
-            judged.push((name, shape, got, truth, yardstick));
-            Ok(())
-        };
-        state("h_n", truth.h_n, yardstick.h_n)?;
-        if problem.is_lstm() {
-            state("c_n", truth.c_n, yardstick.c_n)?;
+        // both ends of the batch are among them
+        let rows = (0..count).map(|k| k * (p.batch - 1) / (count - 1).max(1));
+        Self {
+            rows: rows.collect(),
+            steps,
         }
     }
+
+    fn is_all(&self, p: &Problem) -> bool {
+        (self.rows.len(), self.steps) == (p.batch, p.seq_len)
+    }
+
+    /// The times of the first steps.
+    fn times(&self, p: &Problem) -> Range<usize> {
+        match p.direction {
+            Direction::Reverse => p.seq_len - self.steps..p.seq_len,
+            _ => 0..self.steps,
+        }
+    }
+
+    /// The sample as a problem of its own, with its inputs and results. The last states are part of it only
+    /// if all steps are.
+    fn cut(&self, p: &Problem, call: Call, got: &Output<f32>) -> (Problem, Call, Output<f32>) {
+        let cut = Problem {
+            batch: self.rows.len(),
+            seq_len: self.steps,
+            ..*p
+        };
+        let directions = p.direction.count() as usize;
+        let (layers, hidden) = (p.num_layers * directions, p.hidden_size);
+        let of_times = |values: &[f32], width| self.pick(p.batch, values, self.times(p), width);
+        let of_layers = |values: &[f32]| self.pick(p.batch, values, 0..layers, hidden);
+        let last = |values: &[f32]| match self.steps == p.seq_len && !values.is_empty() {
+            true => of_layers(values),
+            false => Vec::new(),
+        };
+        let got = Output {
+            output: of_times(&got.output, directions * hidden),
+            h_n: last(&got.h_n),
+            c_n: last(&got.c_n),
+        };
+        let call = Call {
+            input: of_times(&call.input, p.input_size),
+            h_0: call.h_0.as_deref().map(of_layers),
+            c_0: call.c_0.as_deref().map(of_layers),
+            ..call
+        };
+        (cut, call, got)
+    }
+
+    /// The sampled rows of `values`, `[outer, batch, width]`, at some places of the outer axis.
+    fn pick(&self, batch: usize, values: &[f32], outer: Range<usize>, width: usize) -> Vec<f32> {
+        let at = outer.flat_map(|outer| self.rows.iter().map(move |row| outer * batch + row));
+        at.flat_map(|at| &values[at * width..][..width])
+            .copied()
+            .collect()
+    }
+}
+
+fn agree(p: &Problem, call: &Call, got: &Output<f32>) -> Result<f64, Box<Difference>> {
+    let (truth, yardstick) = (call.reference::<f64>(p), call.reference::<f32>(p));
+    let directions = p.direction.count() as usize;
+    let states = [p.num_layers * directions, p.batch, p.hidden_size];
+    let output = [p.seq_len, p.batch, directions * p.hidden_size];
     let mut worst: f64 = 0.0;
-    for (name, shape, got, truth, yardstick) in judged {
-        match compare(name, &shape, &got, &truth, &yardstick, Tolerance::RECURRENT) {
-            Ok(agreement) => worst = worst.max(agreement.error),
-            Err(difference) => return Ok(Err(Box::new(difference))),
+    for (name, shape, got, truth, yardstick) in [
+        (
+            "output",
+            output,
+            &got.output,
+            &truth.output,
+            &yardstick.output,
+        ),
+        ("h_n", states, &got.h_n, &truth.h_n, &yardstick.h_n),
+        ("c_n", states, &got.c_n, &truth.c_n, &yardstick.c_n),
+    ] {
+        if got.is_empty() {
+            continue;
         }
+        let agreement = compare(name, &shape, got, truth, yardstick, Tolerance::RECURRENT)?;
+        worst = worst.max(agreement.error);
     }
-    Ok(Ok(worst))
+    Ok(worst)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Problem;
-    use crate::ops::recurrent::Cell;
-    use gatefold::RecurrentConfig;
+    use crate::ops::Problem as _;
+    use crate::ops::recurrent::grid::problem;
+    use crate::tensors::Tensor;
+    use gatefold::Cell;
 
-    fn problem(direction: Direction) -> Recurrent {
-        let config = RecurrentConfig {
-            cell: Cell::Lstm,
-            input_size: 5,
-            hidden_size: 4,
-            num_layers: 2,
-            direction,
-            ..Default::default()
-        };
-        Recurrent {
-            h_0: true,
-            c_0: true,
-            ..Recurrent::new(config, 9, 3)
+    #[test]
+    fn samples_keep_both_ends_of_the_batch() {
+        let p = problem(Cell::Lstm, [64, 4096, 256, 256, 1], Direction::Forward).reference();
+        let sample = Sample::new(&p);
+        assert!(sample.steps < p.seq_len && sample.steps >= FEWEST_STEPS);
+        assert_eq!(
+            (sample.rows[0], sample.rows[sample.rows.len() - 1]),
+            (0, 63)
+        );
+        let one = Problem { batch: 1, ..p };
+        assert_eq!(Sample::new(&one).rows, [0]);
+    }
+
+    #[test]
+    fn a_sample_is_the_same_computation() {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let problem = problem(Cell::Gru, [5, 9, 3, 4, 2], direction);
+            let p = problem.reference();
+            let inputs = problem.random(1);
+            let call = problem.call(&inputs).unwrap();
+            let mut got = call.reference::<f32>(&p);
+            let sample = Sample {
+                rows: vec![0, 4],
+                steps: 6,
+            };
+            let judge = |got: &Output<f32>| {
+                let (cut, call, got) = sample.cut(&p, problem.call(&inputs).unwrap(), got);
+                agree(&cut, &call, &got)
+            };
+            assert!(judge(&got).is_ok());
+            // row 3 of a time within is not looked at, row 4 is
+            got.output[(4 * 5 + 3) * 4] += 1.0;
+            assert!(judge(&got).is_ok());
+            got.output[(4 * 5 + 4) * 4] += 1.0;
+            let difference = judge(&got).unwrap_err();
+            let time = 4 - sample.times(&p).start;
+            assert_eq!(difference.index, [time, 1, 0], "{direction:?}");
         }
     }
 
     #[test]
-    fn a_part_is_a_part_of_the_whole() {
-        let problem = problem(Direction::Forward);
-        let inputs = problem.random(2);
-        let whole = run::<f64>(&problem, &inputs, Part { rows: 3, steps: 9 }).unwrap();
-        let few = Part { rows: 2, steps: 4 };
-        let some = run::<f64>(&problem, &inputs, few).unwrap();
-        assert_eq!(some.output, part(&whole.output, [9, 3], few));
-    }
-
-    #[test]
-    fn rows_are_independent_in_both_directions() {
-        let problem = problem(Direction::Bidirectional);
-        let inputs = problem.random(2);
-        let whole = run::<f64>(&problem, &inputs, Part { rows: 3, steps: 9 }).unwrap();
-        let few = Part { rows: 1, steps: 9 };
-        let some = run::<f64>(&problem, &inputs, few).unwrap();
-        assert_eq!(some.output, part(&whole.output, [9, 3], few));
-        let states = Part { rows: 1, steps: 4 };
-        assert_eq!(some.c_n, part(&whole.c_n, [4, 3], states));
-    }
-
-    #[test]
-    fn a_wrong_element_is_found() {
-        let problem = problem(Direction::Bidirectional);
-        let inputs = problem.random(5);
+    fn a_wrong_last_state_is_found() {
+        let problem = problem(Cell::Lstm, [2, 3, 3, 4, 1], Direction::Bidirectional);
+        let inputs = problem.random(1);
         let mut got = problem.truth(&inputs).unwrap();
         for tensor in got.values_mut() {
-            if let Data::F64(values) = &tensor.data {
-                tensor.data = Data::F32(values.iter().map(|&value| value as f32).collect());
-            }
+            *tensor = Tensor::f32(&tensor.shape.clone(), tensor.clone().into_f32());
         }
-        assert!(check(&problem, &inputs, &got).unwrap().unwrap() < 1e-6);
-        if let Data::F32(values) = &mut got.get_mut("c_n").unwrap().data {
-            values[7] += 0.01;
-        }
+        assert!(check(&problem, &inputs, &got).unwrap().is_ok());
+        let mut values = floats(&got, "c_n").unwrap().to_vec();
+        values[5] += 0.1;
+        got.insert("c_n".into(), Tensor::f32(&[2, 2, 4], values));
+        let difference = check(&problem, &inputs, &got).unwrap().unwrap_err();
         assert_eq!(
-            check(&problem, &inputs, &got).unwrap().unwrap_err().name,
-            "c_n"
+            (difference.name.as_str(), difference.index),
+            ("c_n", vec![0, 1, 1])
         );
     }
 }

@@ -1,0 +1,146 @@
+//! Problems that are made up: the grid of `bench`, what `info` shows, random tensors.
+
+use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+
+use super::options::{BenchOptions, Format, cell, tier};
+use super::{Op, Recurrent};
+use crate::args::list::{List, product, values};
+use crate::error::{Error, Result};
+use crate::ops::Problem;
+use crate::ops::random::Random;
+use crate::tensors::{Data, Tensor, Tensors};
+
+/// Of batch, seq_len, input_size, hidden_size, layers; with biases, without states.
+pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
+    let [batch, seq_len, input_size, hidden_size, num_layers] = sizes;
+    let op = match cell {
+        Cell::RnnTanh | Cell::RnnRelu => Op::Rnn,
+        Cell::Lstm => Op::Lstm,
+        Cell::Gru => Op::Gru,
+    };
+    Recurrent {
+        op,
+        config: RecurrentConfig {
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            direction,
+            ..Default::default()
+        },
+        shape: RecurrentShape { seq_len, batch },
+        given: Given {
+            h_n: true,
+            c_n: op == Op::Lstm,
+            ..Default::default()
+        },
+        bias: true,
+        format: Format::Pytorch,
+        batch_first: false,
+    }
+}
+
+pub fn grid(op: Op, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
+    let given: [(&str, &[List], u32); 5] = [
+        ("--batch", &options.batch, 1),
+        ("--seq-len", &options.seq_len, 64),
+        ("--input-size", &options.input_size, 256),
+        ("--hidden-size", &options.hidden_size, 256),
+        ("--layers", &options.layers, 1),
+    ];
+    let mut axes = Vec::new();
+    for (flag, lists, default) in given {
+        let axis = values(lists).unwrap_or(vec![default]);
+        if axis.contains(&0) {
+            return Err(Error::usage(format_args!(
+                "{flag} is 0, expected at least 1"
+            )));
+        }
+        axes.push(axis);
+    }
+    let direction = match options.bidirectional {
+        true => Direction::Bidirectional,
+        false => Direction::Forward,
+    };
+    let (cell, tier) = (cell(op, options.nonlinearity)?, tier(options.tier)?);
+    let row = |row: Vec<u32>| {
+        let mut problem = problem(cell, [row[0], row[1], row[2], row[3], row[4]], direction);
+        problem.config.tier = tier;
+        problem.possible()?;
+        Ok(Box::new(problem) as Box<dyn Problem>)
+    };
+    product(&axes).into_iter().map(row).collect()
+}
+
+/// Sizes of every day.
+pub fn showcase() -> Vec<Box<dyn Problem>> {
+    let sizes = [
+        (Cell::RnnTanh, 128),
+        (Cell::Lstm, 128),
+        (Cell::Lstm, 512),
+        (Cell::Gru, 128),
+        (Cell::Gru, 512),
+    ];
+    let one = |(cell, hidden)| {
+        let problem = problem(cell, [1, 512, hidden, hidden, 1], Direction::Forward);
+        Box::new(problem) as Box<dyn Problem>
+    };
+    sizes.into_iter().map(one).collect()
+}
+
+/// PyTorch's names; weights somewhat larger than PyTorch's initialisation makes them.
+pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
+    let p = problem.reference();
+    let mut random = Random::new(seed);
+    let mut tensors = Tensors::new();
+    let mut add = |name: &str, shape: &[usize], deviation: f32| {
+        let values = random.normals(shape.iter().product(), 0.0, deviation);
+        tensors.insert(name.to_owned(), Tensor::f32(shape, values));
+    };
+    add("input", &[p.seq_len, p.batch, p.input_size], 1.0);
+    let directions = p.direction.count() as usize;
+    let rows = p.cell.num_gates() as usize * p.hidden_size;
+    // a relu network has no bound: its states must not grow from step to step
+    let gain = if p.cell == Cell::RnnRelu { 0.6 } else { 1.0 };
+    let deviation = gain / (p.hidden_size as f32).sqrt();
+    for layer in 0..p.num_layers {
+        let width = match layer {
+            0 => p.input_size,
+            _ => directions * p.hidden_size,
+        };
+        for direction in 0..directions {
+            let reverse = if direction == 1 { "_reverse" } else { "" };
+            let mut parameter = |stem: &str, shape: &[usize]| {
+                add(&format!("{stem}_l{layer}{reverse}"), shape, deviation);
+            };
+            parameter("weight_ih", &[rows, width]);
+            parameter("weight_hh", &[rows, p.hidden_size]);
+            if problem.bias {
+                parameter("bias_ih", &[rows]);
+                parameter("bias_hh", &[rows]);
+            }
+        }
+    }
+    let states = [p.num_layers * directions, p.batch, p.hidden_size];
+    if problem.given.h_0 {
+        add("h_0", &states, 0.5);
+    }
+    if problem.given.c_0 {
+        add("c_0", &states, 1.0);
+    }
+    if problem.given.lengths {
+        // a full one, an empty one, and some between
+        let length = |row: usize| match row {
+            0 => p.seq_len,
+            1 => 0,
+            _ => row * 7 % (p.seq_len + 1),
+        };
+        let lengths = (0..p.batch).map(|row| length(row) as i64).collect();
+        let tensor = Tensor {
+            shape: vec![p.batch],
+            data: Data::I64(lengths),
+        };
+        tensors.insert("lengths".to_owned(), tensor);
+    }
+    tensors
+}

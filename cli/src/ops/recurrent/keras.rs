@@ -1,0 +1,134 @@
+//! Keras's names, layouts and gate orders: `kernel recurrent_kernel bias`, input `[batch, seq_len, input_size]`.
+
+use gatefold::reference::recurrent::Weights;
+use gatefold::{Cell, Given, RecurrentConfig, RecurrentShape};
+
+use super::call::{Call, at_least_one, axes, expect, only, reorder};
+use super::options::{Format, RunOptions, config};
+use super::pytorch::{call_with, states};
+use super::{Op, Recurrent};
+use crate::args::RunCommon;
+use crate::error::{Error, Result};
+use crate::tensors::{Tensors, floats, get, mismatch};
+
+const KNOWN: [&str; 7] = [
+    "input",
+    "kernel",
+    "recurrent_kernel",
+    "bias",
+    "h_0",
+    "lengths",
+    "c_0",
+];
+
+/// PyTorch's gate `i` is Keras's gate `order[i]`: i f c o stay as they are, and z r h become r z n.
+fn order(cell: Cell) -> &'static [usize] {
+    match cell {
+        Cell::RnnTanh | Cell::RnnRelu => &[0],
+        Cell::Lstm => &[0, 1, 2, 3],
+        Cell::Gru => &[1, 0, 2],
+    }
+}
+
+/// Whether a GRU's reset comes after the product: its bias has two rows then. Without a bias the flag says
+/// it, and without either it is Keras's default.
+fn resets_after(options: &RunOptions, tensors: &Tensors, rows: u32) -> Result<bool> {
+    let flag = options.linear_before_reset.map(|flag| flag == 1);
+    let by_bias = tensors.get("bias").map(|bias| bias.shape.len() == 2);
+    if let (Some(flag), Some(by_bias)) = (flag, by_bias)
+        && flag != by_bias
+    {
+        let (number, shape) = match flag {
+            true => (1, format!("[2, {rows}]")),
+            false => (0, format!("[{rows}]")),
+        };
+        let wanted = format!("{shape} with --linear-before-reset {number}");
+        return Err(mismatch(tensors, "bias", &wanted));
+    }
+    Ok(flag.or(by_bias).unwrap_or(true))
+}
+
+pub fn problem(
+    op: Op,
+    common: &RunCommon,
+    options: &RunOptions,
+    tensors: &Tensors,
+) -> Result<Recurrent> {
+    let known: &[&str] = match op {
+        Op::Lstm => &KNOWN,
+        _ => &KNOWN[..6],
+    };
+    let reads = |name: &str| known.contains(&name);
+    let what = format!("{} --format keras", op.name());
+    only(tensors, &what, reads, &known.join(", "))?;
+    let base = config(op, common, options)?;
+    let [batch, seq_len, input_size] = axes(tensors, "input", "[batch, seq_len, input_size]")?;
+    at_least_one(tensors, "input", "input_size", input_size)?;
+    let gates = base.cell.num_gates();
+    let wanted = format!("[hidden_size, {gates} * hidden_size]");
+    let [hidden_size, rows] = axes(tensors, "recurrent_kernel", &wanted)?;
+    at_least_one(tensors, "recurrent_kernel", "hidden_size", hidden_size)?;
+    if u64::from(rows) != u64::from(gates) * u64::from(hidden_size) {
+        return Err(mismatch(tensors, "recurrent_kernel", &wanted));
+    }
+    let wanted = format!("[input_size, {gates} * hidden_size]");
+    expect(tensors, "kernel", &[input_size, rows], &wanted)?;
+    let two_rows = op == Op::Gru && resets_after(options, tensors, rows)?;
+    if tensors.contains_key("bias") {
+        let (shape, words): (&[u32], _) = match two_rows {
+            true => (&[2, rows], format!("[2, {gates} * hidden_size]")),
+            false => (&[rows], format!("[{gates} * hidden_size]")),
+        };
+        expect(tensors, "bias", shape, &words)?;
+    }
+    if op == Op::Gru && !two_rows {
+        return Err(Error::not_yet("a gru with reset_after = False"));
+    }
+    let problem = Recurrent {
+        op,
+        config: RecurrentConfig {
+            input_size,
+            hidden_size,
+            ..base
+        },
+        shape: RecurrentShape { seq_len, batch },
+        given: Given {
+            h_0: tensors.contains_key("h_0"),
+            c_0: tensors.contains_key("c_0"),
+            lengths: tensors.contains_key("lengths"),
+            h_n: true,
+            c_n: op == Op::Lstm,
+        },
+        bias: tensors.contains_key("bias"),
+        format: Format::Keras,
+        batch_first: true,
+    };
+    states(&problem, tensors)?;
+    Ok(problem)
+}
+
+pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
+    let order = order(problem.config.cell);
+    let gates_first = |name: &str| {
+        let transposed = get(tensors, name)?.permuted(&[1, 0]).into_f32();
+        Ok::<_, Error>(reorder(&transposed, order))
+    };
+    let (mut bias_ih, mut bias_hh) = (Vec::new(), Vec::new());
+    if problem.bias {
+        let rows = problem.config.cell.num_gates() * problem.config.hidden_size;
+        let (ih, hh) = floats(tensors, "bias")?.split_at(rows as usize);
+        bias_ih = reorder(ih, order);
+        // where there is one bias, it is added to the input's part
+        bias_hh = match hh.is_empty() {
+            true => vec![0.0; ih.len()],
+            false => reorder(hh, order),
+        };
+    }
+    let weights = Weights {
+        weight_ih: gates_first("kernel")?,
+        weight_hh: gates_first("recurrent_kernel")?,
+        bias_ih,
+        bias_hh,
+    };
+    call_with(problem, tensors, vec![weights])
+}

@@ -1,0 +1,157 @@
+//! ONNX's names, layouts and gate orders: `X W R B sequence_lens initial_h initial_c P`.
+
+use gatefold::reference::recurrent::Weights;
+use gatefold::{Cell, Given, RecurrentConfig, RecurrentShape};
+
+use super::call::{Call, at_least_one, axes, expect, lengths, only, reorder};
+use super::options::{Direction, Format, RunOptions, config};
+use super::{Op, Recurrent};
+use crate::args::RunCommon;
+use crate::error::{Error, Result};
+use crate::tensors::{Tensors, floats, get, mismatch};
+
+const KNOWN: [&str; 8] = [
+    "X",
+    "W",
+    "R",
+    "B",
+    "sequence_lens",
+    "initial_h",
+    "initial_c",
+    "P",
+];
+
+/// PyTorch's gate `i` is ONNX's gate `order[i]`: i o f c become i f g o, and z r h become r z n.
+fn order(cell: Cell) -> &'static [usize] {
+    match cell {
+        Cell::RnnTanh | Cell::RnnRelu => &[0],
+        Cell::Lstm => &[0, 2, 3, 1],
+        Cell::Gru => &[1, 0, 2],
+    }
+}
+
+pub fn problem(
+    op: Op,
+    common: &RunCommon,
+    options: &RunOptions,
+    tensors: &Tensors,
+) -> Result<Recurrent> {
+    let known: &[&str] = match op {
+        Op::Lstm => &KNOWN,
+        _ => &KNOWN[..6],
+    };
+    let reads = |name: &str| known.contains(&name);
+    let what = format!("{} --format onnx", op.name());
+    only(tensors, &what, reads, &known.join(", "))?;
+    let base = config(op, common, options)?;
+    if op == Op::Gru && options.linear_before_reset != Some(1) {
+        return Err(Error::not_yet(
+            "a gru with linear_before_reset = 0, ONNX's default,",
+        ));
+    }
+    if tensors.contains_key("P") {
+        return Err(Error::not_yet("P (peepholes)"));
+    }
+    let direction = options.direction.unwrap_or(Direction::Forward).of_library();
+    let (input, wanted) = match options.batch_first {
+        true => (
+            "[batch, seq_len, input_size]",
+            "[batch, directions, hidden_size]",
+        ),
+        false => (
+            "[seq_len, batch, input_size]",
+            "[directions, batch, hidden_size]",
+        ),
+    };
+    let [first, second, input_size] = axes(tensors, "X", input)?;
+    at_least_one(tensors, "X", "input_size", input_size)?;
+    let (seq_len, batch) = match options.batch_first {
+        true => (second, first),
+        false => (first, second),
+    };
+    let (gates, count) = (base.cell.num_gates(), direction.count());
+    let recurrent = format!("[{count}, {gates} * hidden_size, hidden_size]");
+    let [_, rows, hidden_size] = axes(tensors, "R", &recurrent)?;
+    at_least_one(tensors, "R", "hidden_size", hidden_size)?;
+    if u64::from(rows) != u64::from(gates) * u64::from(hidden_size) {
+        return Err(mismatch(tensors, "R", &recurrent));
+    }
+    expect(tensors, "R", &[count, rows, hidden_size], &recurrent)?;
+    let words = format!("[{count}, {gates} * hidden_size, input_size]");
+    expect(tensors, "W", &[count, rows, input_size], &words)?;
+    if tensors.contains_key("B") {
+        let words = format!("[{count}, 2 * {gates} * hidden_size]");
+        expect(tensors, "B", &[count, 2 * rows], &words)?;
+    }
+    for name in ["initial_h", "initial_c"] {
+        if tensors.contains_key(name) {
+            let shape = match options.batch_first {
+                true => [batch, count, hidden_size],
+                false => [count, batch, hidden_size],
+            };
+            expect(tensors, name, &shape, wanted)?;
+        }
+    }
+    lengths(tensors, "sequence_lens", batch, seq_len)?;
+    Ok(Recurrent {
+        op,
+        config: RecurrentConfig {
+            input_size,
+            hidden_size,
+            direction,
+            ..base
+        },
+        shape: RecurrentShape { seq_len, batch },
+        given: Given {
+            h_0: tensors.contains_key("initial_h"),
+            c_0: tensors.contains_key("initial_c"),
+            lengths: tensors.contains_key("sequence_lens"),
+            h_n: true,
+            c_n: op == Op::Lstm,
+        },
+        bias: tensors.contains_key("B"),
+        format: Format::Onnx,
+        batch_first: options.batch_first,
+    })
+}
+
+pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
+    let Recurrent { config, shape, .. } = problem;
+    let order = order(config.cell);
+    let swapped = |name: &str| match problem.batch_first {
+        true => Ok(get(tensors, name)?.permuted(&[1, 0, 2]).into_f32()),
+        false => Ok::<_, Error>(floats(tensors, name)?.to_vec()),
+    };
+    let optional = |name: &str| {
+        let given = tensors.contains_key(name);
+        given.then(|| swapped(name)).transpose()
+    };
+    let count = config.direction.count() as usize;
+    let weights = (0..count).map(|direction| {
+        let own = |name: &str| {
+            let all = floats(tensors, name)?;
+            let each = all.len() / count;
+            Ok::<_, Error>(&all[direction * each..][..each])
+        };
+        let (bias_ih, bias_hh) = match problem.bias {
+            true => {
+                let both = own("B")?;
+                both.split_at(both.len() / 2)
+            }
+            false => (&[][..], &[][..]),
+        };
+        Ok::<_, Error>(Weights {
+            weight_ih: reorder(own("W")?, order),
+            weight_hh: reorder(own("R")?, order),
+            bias_ih: reorder(bias_ih, order),
+            bias_hh: reorder(bias_hh, order),
+        })
+    });
+    Ok(Call {
+        input: swapped("X")?,
+        weights: weights.collect::<Result<_>>()?,
+        h_0: optional("initial_h")?,
+        c_0: optional("initial_c")?,
+        lengths: lengths(tensors, "sequence_lens", shape.batch, shape.seq_len)?,
+    })
+}

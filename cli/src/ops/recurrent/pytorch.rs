@@ -1,0 +1,246 @@
+//! PyTorch's names: layers and directions are found from them.
+
+use gatefold::reference::recurrent::Weights;
+use gatefold::{Direction, Given, RecurrentConfig, RecurrentShape};
+
+use super::call::{Call, at_least_one, axes, expect, lengths, only};
+use super::options::{Format, RunOptions, config};
+use super::{Op, Recurrent};
+use crate::args::RunCommon;
+use crate::error::{Error, Result};
+use crate::tensors::{Tensors, floats, get, mismatch};
+
+const PARAMETERS: [&str; 5] = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"];
+const GRADIENTS: [&str; 3] = ["grad_output", "grad_h_n", "grad_c_n"];
+
+/// Parameter, layer and direction of a name like `weight_ih_l0_reverse`.
+fn parameter(name: &str) -> Option<(&'static str, u32, u32)> {
+    let (rest, direction) = match name.strip_suffix("_reverse") {
+        Some(rest) => (rest, 1),
+        None => (name, 0),
+    };
+    let (stem, layer) = rest.rsplit_once("_l")?;
+    let stem = PARAMETERS.into_iter().find(|&known| known == stem)?;
+    let number: u32 = layer.parse().ok()?;
+    // neither +1 nor 01
+    (number.to_string() == layer).then_some((stem, number, direction))
+}
+
+fn suffix(layer: u32, direction: u32) -> String {
+    let reverse = if direction == 1 { "_reverse" } else { "" };
+    format!("_l{layer}{reverse}")
+}
+
+pub fn problem(
+    op: Op,
+    common: &RunCommon,
+    options: &RunOptions,
+    tensors: &Tensors,
+) -> Result<Recurrent> {
+    let (states, words): (&[&str], _) = match op {
+        Op::Lstm => (&["h_0", "c_0"], "h_0, c_0"),
+        _ => (&["h_0"], "h_0"),
+    };
+    let known = |name: &str| {
+        ["input", "lengths"].contains(&name)
+            || states.contains(&name)
+            || GRADIENTS.contains(&name)
+            || parameter(name).is_some()
+    };
+    let words = format!(
+        "input, weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ..._l1, ..._reverse, {words}, lengths"
+    );
+    only(tensors, op.name(), known, &words)?;
+    if let Some(name) = GRADIENTS.iter().find(|&&name| tensors.contains_key(name)) {
+        return Err(Error::not_yet(name));
+    }
+    let base = config(op, common, options)?;
+    if options.linear_before_reset == Some(0) {
+        return Err(Error::not_yet("--linear-before-reset 0"));
+    }
+    sizes(op, base, options.batch_first, tensors)
+}
+
+fn sizes(op: Op, base: RecurrentConfig, batch_first: bool, tensors: &Tensors) -> Result<Recurrent> {
+    let found = || tensors.keys().filter_map(|name| parameter(name));
+    if found().any(|(stem, ..)| stem == "weight_hr") {
+        return Err(Error::not_yet("weight_hr (projection)"));
+    }
+    let wanted = if batch_first {
+        "[batch, seq_len, input_size]"
+    } else {
+        "[seq_len, batch, input_size]"
+    };
+    let [first, second, input_size] = axes(tensors, "input", wanted)?;
+    at_least_one(tensors, "input", "input_size", input_size)?;
+    let (seq_len, batch) = match batch_first {
+        true => (second, first),
+        false => (first, second),
+    };
+    let gates = base.cell.num_gates();
+    get(tensors, "weight_ih_l0")?;
+    let [rows, hidden_size] = axes(
+        tensors,
+        "weight_hh_l0",
+        &format!("[{gates} * hidden_size, hidden_size]"),
+    )?;
+    at_least_one(tensors, "weight_hh_l0", "hidden_size", hidden_size)?;
+    if u64::from(rows) != u64::from(gates) * u64::from(hidden_size) {
+        let wanted = format!(
+            "{gates} * {hidden_size} rows for the gates of {}",
+            op.name()
+        );
+        return Err(mismatch(tensors, "weight_hh_l0", &wanted));
+    }
+    let last = found().map(|(_, layer, _)| layer).max().unwrap_or(0);
+    let both = found().any(|(_, _, direction)| direction == 1);
+    let config = RecurrentConfig {
+        input_size,
+        hidden_size,
+        num_layers: last.saturating_add(1),
+        direction: if both {
+            Direction::Bidirectional
+        } else {
+            Direction::Forward
+        },
+        ..base
+    };
+    let problem = Recurrent {
+        op,
+        config,
+        shape: RecurrentShape { seq_len, batch },
+        given: Given {
+            h_0: tensors.contains_key("h_0"),
+            c_0: tensors.contains_key("c_0"),
+            lengths: tensors.contains_key("lengths"),
+            h_n: true,
+            c_n: op == Op::Lstm,
+        },
+        bias: found().any(|(stem, ..)| stem.starts_with("bias")),
+        format: Format::Pytorch,
+        batch_first,
+    };
+    parameters(&problem, tensors)?;
+    states(&problem, tensors)?;
+    Ok(problem)
+}
+
+/// Every parameter of every layer and direction is there, in the shape that follows from the others.
+fn parameters(problem: &Recurrent, tensors: &Tensors) -> Result<()> {
+    let config = &problem.config;
+    let (gates, hidden) = (config.cell.num_gates(), config.hidden_size);
+    let directions = config.direction.count();
+    for layer in 0..config.num_layers {
+        let input_size = match layer {
+            0 => config.input_size,
+            _ => directions * hidden,
+        };
+        for direction in 0..directions {
+            let name = |stem: &str| format!("{stem}{}", suffix(layer, direction));
+            let rows = gates * hidden;
+            let input = ["input_size", "num_directions * hidden_size"][layer.min(1) as usize];
+            let wanted = format!("[{gates} * hidden_size, {input}]");
+            expect(tensors, &name("weight_ih"), &[rows, input_size], &wanted)?;
+            let wanted = format!("[{gates} * hidden_size, hidden_size]");
+            expect(tensors, &name("weight_hh"), &[rows, hidden], &wanted)?;
+            for stem in ["bias_ih", "bias_hh"] {
+                let name = name(stem);
+                if problem.bias && !tensors.contains_key(&name) {
+                    return Err(Error::usage(format_args!(
+                        "{name}: is missing; biases must be there for all or for none"
+                    )));
+                }
+                if problem.bias {
+                    expect(tensors, &name, &[rows], &format!("[{gates} * hidden_size]"))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `h_0`, `c_0` and `lengths`, where they are given.
+pub fn states(problem: &Recurrent, tensors: &Tensors) -> Result<()> {
+    let (shape, config) = (&problem.shape, &problem.config);
+    let count = config.num_layers * config.direction.count();
+    for name in ["h_0", "c_0"] {
+        if tensors.contains_key(name) {
+            let expected = [count, shape.batch, config.hidden_size];
+            let wanted = "[num_layers * num_directions, batch, hidden_size]";
+            expect(tensors, name, &expected, wanted)?;
+        }
+    }
+    lengths(tensors, "lengths", shape.batch, shape.seq_len)?;
+    Ok(())
+}
+
+/// What the three tensors beside the weights say, with `input` transposed if the batch comes first.
+pub fn call_with(
+    problem: &Recurrent,
+    tensors: &Tensors,
+    weights: Vec<Weights<f32>>,
+) -> Result<Call> {
+    let optional = |name: &str| match tensors.contains_key(name) {
+        true => Ok(Some(floats(tensors, name)?.to_vec())),
+        false => Ok::<_, Error>(None),
+    };
+    let input = match problem.batch_first {
+        true => get(tensors, "input")?.permuted(&[1, 0, 2]).into_f32(),
+        false => floats(tensors, "input")?.to_vec(),
+    };
+    Ok(Call {
+        input,
+        weights,
+        h_0: optional("h_0")?,
+        c_0: optional("c_0")?,
+        lengths: lengths(
+            tensors,
+            "lengths",
+            problem.shape.batch,
+            problem.shape.seq_len,
+        )?,
+    })
+}
+
+pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
+    let directions = problem.config.direction.count();
+    let weights = (0..problem.config.num_layers * directions).map(|i| {
+        let suffix = suffix(i / directions, i % directions);
+        let take =
+            |stem: &str| -> Result<_> { Ok(floats(tensors, &format!("{stem}{suffix}"))?.to_vec()) };
+        let bias = |stem| match problem.bias {
+            true => take(stem),
+            false => Ok(Vec::new()),
+        };
+        Ok::<_, Error>(Weights {
+            weight_ih: take("weight_ih")?,
+            weight_hh: take("weight_hh")?,
+            bias_ih: bias("bias_ih")?,
+            bias_hh: bias("bias_hh")?,
+        })
+    });
+    call_with(problem, tensors, weights.collect::<Result<_>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_layer_and_direction() {
+        assert_eq!(parameter("weight_ih_l0"), Some(("weight_ih", 0, 0)));
+        assert_eq!(parameter("bias_hh_l12_reverse"), Some(("bias_hh", 12, 1)));
+        for name in [
+            "weight_ih",
+            "weight_ih_l",
+            "weight_ih_l+1",
+            "weight_ih_l01",
+            "weight_ih_l-1",
+            "weight_xx_l0",
+            "weight_ih_l0_back",
+            "weight_ih_l99999999999",
+        ] {
+            assert_eq!(parameter(name), None, "{name}");
+        }
+    }
+}
