@@ -44,6 +44,7 @@ pub struct Source {
     pub bytes_used: usize,
     /// Whether it was too short and read again from the start.
     pub repeated: bool,
+    embedding: &'static str,
 }
 
 /// A contestant at one length. The numbers of a wrong result are absent.
@@ -87,6 +88,8 @@ pub struct Stop {
 const CHECKED: &str = "against the f64 reference, at every length: a recurrence in its first 256 steps and \
                        its last 32, attention in queries at both ends, at tiles' edges and in between; the \
                        first and the last sequence of the batch";
+
+const EMBEDDING: &str = "a fixed table of 256 vectors, gathered on the host before the race";
 
 pub const OPS: [&str; 4] = ["rnn", "lstm", "gru", "attention"];
 
@@ -150,6 +153,7 @@ impl Race {
                 bytes: text.bytes.len(),
                 bytes_used: bytes_used.min(text.bytes.len()),
                 repeated: bytes_used > text.bytes.len(),
+                embedding: EMBEDDING,
             },
             width: course.width,
             heads: course.heads,
@@ -222,7 +226,11 @@ impl Race {
             "projections left out on both sides: recurrent steps alone, attention alone"
         };
         let head_dim = self.width / self.heads;
-        let repeated = if self.text.repeated { ", repeated" } else { "" };
+        let repeated = if self.text.repeated {
+            " (repeated)"
+        } else {
+            ""
+        };
         [
             format!(
                 "f32, width {}, {} heads × {head_dim}, batch {}",
@@ -291,7 +299,8 @@ pub fn print(race: &Race, options: &Options) -> Result<()> {
             race.clocks()
         ));
     }
-    title.extend(race.conditions());
+    let [width, projections, text] = race.conditions();
+    title.extend([width, projections, format!("{text}, through {EMBEDDING}")]);
     report::print(options.output, &title.join("\n"), header, &rows, race)?;
     if options.output == Format::Csv {
         return Ok(());
