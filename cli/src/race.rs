@@ -9,6 +9,7 @@ mod picture;
 mod plot;
 mod recurrence;
 mod report;
+mod table;
 mod words;
 
 use std::fs;
@@ -72,7 +73,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if race.has_times() {
         write(folder, "race.svg", &picture::draw(&race)?)?;
     }
-    report::print(&race, options)?;
+    table::print(&race, options)?;
     Ok(ExitCode::from(u8::from(race.failed)))
 }
 

@@ -91,7 +91,7 @@ impl Options {
         }
         let most = if self.quick { 32 } else { 64 };
         let heads = self.heads.unwrap_or_else(|| default_heads(width, most));
-        if heads == 0 || width % heads != 0 || width / heads > 256 {
+        if heads == 0 || !width.is_multiple_of(heads) || width / heads > 256 {
             return Err(Error::usage(format_args!(
                 "--heads is {heads}, expected a divisor of the width {width} that leaves at most 256"
             )));
@@ -141,7 +141,7 @@ impl Options {
 
 /// As few heads as leave at most `most` numbers to each.
 fn default_heads(width: u32, most: u32) -> u32 {
-    let heads = (width.div_ceil(most)..=width).find(|heads| width % heads == 0);
+    let heads = (width.div_ceil(most)..=width).find(|&heads| width.is_multiple_of(heads));
     heads.unwrap_or(width)
 }
 

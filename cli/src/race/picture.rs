@@ -76,7 +76,7 @@ fn finding(race: &Race) -> String {
     if let Some(tokens) = tokens {
         let tokens = words::about(*tokens);
         return format!(
-            "attention beats the {name} up to {tokens} tokens, and loses from there on"
+            "Attention beats the {name} up to {tokens} tokens, and loses from there on"
         );
     }
     let at = |op: &str| {

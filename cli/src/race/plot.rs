@@ -107,11 +107,11 @@ impl Frame {
     /// The powers of ten beside the axis.
     fn time_label(&self, row: usize) -> String {
         let powers = (-1..12).map(|power| 10_f64.powi(power));
-        let here = powers.filter(|&us| {
+        let mut here = powers.filter(|&us| {
             let at = (us.ln() - self.times[0]) / (self.times[1] - self.times[0]).max(1e-9);
             (0.0..=1.0).contains(&at) && ((1.0 - at) * (ROWS - 1) as f64).round() as usize == row
         });
-        match here.last() {
+        match here.next_back() {
             Some(us) => format!("{:>width$} ┤", words::duration(us), width = LEFT - 1),
             None => format!("{:LEFT$}│", ""),
         }

@@ -1,4 +1,4 @@
-//! What a race found: race.json, and what is printed.
+//! What a race found, as race.json has it.
 
 use std::time::SystemTime;
 
@@ -8,13 +8,10 @@ use serde_json::{Map, Value};
 
 use super::course::{Course, Entry, Text};
 use super::crossing::{self, Crossing, Point};
-use super::options::{Options, Setup};
-use super::{Contestant, plot, words};
+use super::options::Setup;
+use super::{Contestant, words};
 use crate::adapter::Adapter;
-use crate::args::Format;
-use crate::error::Result;
 use crate::peak::Peak;
-use crate::report::{self, Cell};
 
 #[derive(Debug, Serialize)]
 pub struct Race {
@@ -22,7 +19,7 @@ pub struct Race {
     version: &'static str,
     date: String,
     pub adapter: Adapter,
-    peak: Option<Peak>,
+    pub peak: Option<Peak>,
     pub text: Source,
     pub width: u32,
     pub heads: u32,
@@ -62,11 +59,11 @@ pub struct Row {
     pub p5_us: Option<f64>,
     pub p95_us: Option<f64>,
     pub us_per_step: Option<f64>,
-    tokens_per_s: Option<f64>,
-    gflops: Option<f64>,
-    gbytes_per_s: Option<f64>,
-    percent_of_roof: Option<f64>,
-    memory_bytes: u64,
+    pub tokens_per_s: Option<f64>,
+    pub gflops: Option<f64>,
+    pub gbytes_per_s: Option<f64>,
+    pub percent_of_roof: Option<f64>,
+    pub memory_bytes: u64,
     pub error: f64,
     pub clock: Option<&'static str>,
     projections: bool,
@@ -89,7 +86,7 @@ const CHECKED: &str = "against the f64 reference, at every length: a recurrence 
                        its last 32, attention in queries at both ends, at tiles' edges and in between; the \
                        first and the last sequence of the batch";
 
-const EMBEDDING: &str = "a fixed table of 256 vectors, gathered on the host before the race";
+pub const EMBEDDING: &str = "a fixed table of 256 vectors, gathered on the host before the race";
 
 pub const OPS: [&str; 4] = ["rnn", "lstm", "gru", "attention"];
 
@@ -212,7 +209,7 @@ impl Race {
     }
 
     /// Points whose slow samples took more than twice as long as the fast ones.
-    fn restless(&self) -> usize {
+    pub fn restless(&self) -> usize {
         let rows = self.rows.iter();
         rows.filter(|row| row.p95_us > row.p5_us.map(|us| 2.0 * us))
             .count()
@@ -270,7 +267,7 @@ impl Race {
     }
 
     /// Which kernels ran.
-    fn kernels(&self) -> Vec<String> {
+    pub fn kernels(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for row in &self.rows {
             let line = format!("{}: {}, {}", words::op(row.op), row.kernel, row.variant);
@@ -280,126 +277,4 @@ impl Race {
         }
         lines
     }
-}
-
-pub fn print(race: &Race, options: &Options) -> Result<()> {
-    let (header, cells): (&[&str], fn(&Row) -> Vec<Cell>) = match options.output {
-        Format::Json => return report::out(&report::json(race)?),
-        Format::Csv => (&ALL, all),
-        Format::Table | Format::Md => (&SHORT, short),
-    };
-    let rows: Vec<_> = race.rows.iter().map(cells).collect();
-    let mut title = vec![race.adapter.describe()];
-    if let Some(peak) = &race.peak {
-        title.push(format!(
-            "roof: {:.1} GFLOP/s, {:.1} GB/s, {:.1} us per dispatch; clock: {}",
-            peak.gflops,
-            peak.gbytes_per_s,
-            peak.dispatch_us,
-            race.clocks()
-        ));
-    }
-    let [width, projections, text] = race.conditions();
-    title.extend([width, projections, format!("{text}, through {EMBEDDING}")]);
-    report::print(options.output, &title.join("\n"), header, &rows, race)?;
-    if options.output == Format::Csv {
-        return Ok(());
-    }
-    let mut lines = vec![String::new()];
-    lines.extend(race.kernels());
-    lines.extend(race.stopped.iter().map(|stop| {
-        let op = words::op(stop.op);
-        format!("{op} stops before {} tokens: {}", stop.seq_len, stop.reason)
-    }));
-    let restless = race.restless();
-    if restless > 0 {
-        let all = race.rows.len();
-        lines.push(format!(
-            "{restless} of {all} times vary by more than a factor of 2: something else runs here too"
-        ));
-    }
-    if options.output == Format::Table && race.has_times() {
-        lines.push(String::new());
-        lines.push(plot::draw(race));
-    }
-    lines.push(String::new());
-    lines.extend(race.sentences());
-    lines.push(
-        "checked against the f64 reference at every length: recurrences in their first 256\n\
-         and last 32 steps, attention in queries at both ends, at tiles' edges, in between"
-            .into(),
-    );
-    let files = if race.has_times() {
-        "race.json and race.svg"
-    } else {
-        "race.json"
-    };
-    lines.push(format!(
-        "written: {files} in {}\n",
-        options.out_dir.display()
-    ));
-    report::out(&lines.join("\n"))
-}
-
-const SHORT: [&str; 9] = [
-    "op", "tokens", "ms", "us/step", "tok/s", "% roof", "MiB", "disp.", "error",
-];
-
-fn short(row: &Row) -> Vec<Cell> {
-    vec![
-        Cell::text(words::op(row.op)),
-        Cell::number(f64::from(row.seq_len)),
-        match row.median_us {
-            Some(us) => Cell::number(1e-3 * us),
-            None => Cell::text("wrong"),
-        },
-        Cell::number(row.us_per_step),
-        Cell::number(row.tokens_per_s),
-        Cell::number(row.percent_of_roof),
-        Cell::number(row.memory_bytes as f64 / f64::from(1 << 20)),
-        Cell::number(f64::from(row.dispatches)),
-        Cell::text(format_args!("{:.0e}", row.error)),
-    ]
-}
-
-const ALL: [&str; 17] = [
-    "op",
-    "tokens",
-    "variant",
-    "tier",
-    "kernel",
-    "dispatches",
-    "median us",
-    "p5",
-    "p95",
-    "us/step",
-    "tokens/s",
-    "GFLOP/s",
-    "GB/s",
-    "% of roof",
-    "memory bytes",
-    "error",
-    "clock",
-];
-
-fn all(row: &Row) -> Vec<Cell> {
-    vec![
-        Cell::text(row.op),
-        Cell::number(f64::from(row.seq_len)),
-        Cell::text(&row.variant),
-        Cell::text(row.tier.as_deref().unwrap_or_default()),
-        Cell::text(&row.kernel),
-        Cell::number(f64::from(row.dispatches)),
-        Cell::number(row.median_us),
-        Cell::number(row.p5_us),
-        Cell::number(row.p95_us),
-        Cell::number(row.us_per_step),
-        Cell::number(row.tokens_per_s),
-        Cell::number(row.gflops),
-        Cell::number(row.gbytes_per_s),
-        Cell::number(row.percent_of_roof),
-        Cell::number(row.memory_bytes as f64),
-        Cell::number(row.error),
-        Cell::text(row.clock.unwrap_or("wrong result")),
-    ]
 }

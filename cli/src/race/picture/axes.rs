@@ -16,7 +16,7 @@ pub struct Axes {
     /// Logarithms of the ends.
     tokens: [f64; 2],
     us: [f64; 2],
-    /// Measured, ascending.
+    /// Measured, ascending; at least one.
     lengths: Vec<u32>,
 }
 
