@@ -123,8 +123,12 @@ impl Row {
         }
     }
 
+    /// The times of a visit, unless one before was quieter.
     pub fn time(&mut self, course: &Course, timing: &Timing) {
         let us = timing.median_us;
+        if self.median_us.is_some_and(|before| before <= us) {
+            return;
+        }
         self.median_us = Some(us);
         self.p5_us = Some(timing.p5_us);
         self.p95_us = Some(timing.p95_us);

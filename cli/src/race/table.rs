@@ -50,7 +50,8 @@ pub fn print(race: &Race, options: &Options) -> Result<()> {
     lines.extend(race.sentences());
     lines.push(
         "checked against the f64 reference at every length: recurrences in their first 256\n\
-         and last 32 steps, attention in queries at both ends, at tiles' edges, in between"
+         and last 32 steps, attention in queries at both ends, at tiles' edges, in between\n\
+         times: medians of the quieter of two visits"
             .into(),
     );
     let files = if race.has_times() {
