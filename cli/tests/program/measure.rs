@@ -67,6 +67,8 @@ fn bench_times_a_recurrence_per_step() {
     let ratio = row["median_us"].as_f64().unwrap() / row["us_per_step"].as_f64().unwrap();
     assert!((ratio - 5.0).abs() < 1e-6);
     assert_eq!(row["shape"]["hidden_size"], 13);
+    let tier = row["tier"].as_str().unwrap();
+    assert!(["stepped", "resident"].contains(&tier));
 }
 
 #[test]

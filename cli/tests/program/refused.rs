@@ -200,7 +200,7 @@ fn recurrent_tensors_that_do_not_fit_are_named() {
             "lstm",
             "h_0",
             &[1, 1][..],
-            "h_0: shape [1, 1], expected [1, ",
+            "h_0: shape [1, 1], expected [num_layers * num_directions, batch, hidden_size] = [1, ",
         ),
         (
             "lstm",
@@ -218,7 +218,7 @@ fn recurrent_tensors_that_do_not_fit_are_named() {
             "lstm",
             "weight_ih",
             &[1],
-            "weight_ih: unknown tensor; a recurrence reads input",
+            "weight_ih: unknown tensor; lstm reads input",
         ),
         (
             "lstm",

@@ -88,10 +88,11 @@ pub fn lengths(
     batch: u32,
     seq_len: u32,
 ) -> Result<Option<Vec<u32>>> {
-    let Some(tensor) = tensors.get(name) else {
+    if !tensors.contains_key(name) {
         return Ok(None);
-    };
-    if tensor.shape != [batch as usize] {
+    }
+    let values = integers(tensors, name)?;
+    if get(tensors, name)?.shape != [batch as usize] {
         return Err(mismatch(tensors, name, &format!("[batch] = [{batch}]")));
     }
     let each = |(at, &length): (usize, &i64)| match u32::try_from(length) {
@@ -100,7 +101,7 @@ pub fn lengths(
             "{name}: element {at} is {length}, expected 0 to seq_len = {seq_len}"
         ))),
     };
-    integers(tensors, name)?
+    values
         .iter()
         .enumerate()
         .map(each)

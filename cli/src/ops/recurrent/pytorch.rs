@@ -37,6 +37,9 @@ pub fn problem(
     options: &RunOptions,
     tensors: &Tensors,
 ) -> Result<Recurrent> {
+    if op != Op::Lstm && tensors.contains_key("c_0") {
+        return Err(Error::usage("c_0: only an lstm has a cell state"));
+    }
     let (states, words): (&[&str], _) = match op {
         Op::Lstm => (&["h_0", "c_0"], "h_0, c_0"),
         _ => (&["h_0"], "h_0"),
