@@ -136,11 +136,11 @@ fn end_labels(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
     for ((place, i, length, us), y) in ends.into_iter().zip(heights) {
         canvas.line(&[(place.0 + 16, place.1), (x - 8, y)], COLORS[i], 1)?;
         canvas.text(words::op(OPS[i]), (x, y), Ink::bold(30, COLORS[i]))?;
-        let mut time = words::duration(us);
+        let (mut time, mut size) = (words::duration(us), 26);
         if Some(length) != longest {
-            time = format!("{time} at {length}");
+            (time, size) = (format!("{time} at {length}"), 23);
         }
-        canvas.text(&time, (x + 166, y), Ink::plain(26, COLORS[i]))?;
+        canvas.text(&time, (x + 166, y), Ink::plain(size, COLORS[i]))?;
     }
     Ok(())
 }
