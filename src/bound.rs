@@ -6,7 +6,7 @@ use wgpu::util::DeviceExt;
 
 use crate::context::STEP_STRIDE;
 use crate::kernel::{Access, Dispatch, Operand, WINDOW_ALIGNMENT};
-use crate::{Context, Error};
+use crate::{Checks, Context, Error};
 
 /// An operation with its buffers: ready to be recorded, as often as wanted.
 #[derive(Debug, Clone)]
@@ -51,10 +51,10 @@ impl Bound {
 }
 
 impl Context {
-    /// Binds `dispatches` to buffers: checks every slice, creates the uniforms and bind groups.
+    /// Binds `dispatches` to buffers: checks every slice, creates the uniforms and bind groups. This is how a
+    /// caller's own WGSL is run; the operations of this library have a `bind` of their own.
     ///
-    /// `slices` names the caller's slices as the operands do. This is also how a caller's own WGSL is run:
-    /// describe it as a [`Dispatch`].
+    /// `slices` names the caller's slices as the operands do.
     ///
     /// # Errors
     /// [`Error::Operand`] for a slice that is missing or whose buffer lacks `STORAGE`,
@@ -62,6 +62,24 @@ impl Context {
     /// [`Error::Aliased`] where a written slice overlaps another, [`Error::Limit`] and [`Error::Compile`].
     pub fn bind(
         &self,
+        dispatches: &[Dispatch],
+        slices: &[(&'static str, wgpu::BufferSlice<'_>)],
+    ) -> Result<Bound, Error> {
+        self.bind_with(Checks::Checked, dispatches, slices)
+    }
+
+    /// [`bind`](Self::bind) for dispatches that an operation of this library has planned, unaltered.
+    pub(crate) fn bind_own(
+        &self,
+        dispatches: &[Dispatch],
+        slices: &[(&'static str, wgpu::BufferSlice<'_>)],
+    ) -> Result<Bound, Error> {
+        self.bind_with(self.own_checks(), dispatches, slices)
+    }
+
+    fn bind_with(
+        &self,
+        checks: Checks,
         dispatches: &[Dispatch],
         slices: &[(&'static str, wgpu::BufferSlice<'_>)],
     ) -> Result<Bound, Error> {
@@ -73,7 +91,7 @@ impl Context {
         let mut uniform_offset = 0;
         for dispatch in dispatches {
             let (bindings, shared) = self.storage_bindings(dispatch, slices)?;
-            let pipeline = self.pipeline(&dispatch.kernel, &dispatch.constants, shared)?;
+            let pipeline = self.pipeline(dispatch, shared, checks)?;
             let params = wgpu::BufferBinding {
                 buffer: &uniforms,
                 offset: uniform_offset,

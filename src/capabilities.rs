@@ -1,5 +1,5 @@
 /// What a device can do, as far as our kernels care. Plain data: a test or a host may take something away
-/// (see [`Context::with_capabilities`]) so that one adapter stands for many.
+/// (see [`Context::with_capabilities`](crate::Context::with_capabilities)) so that one adapter stands for many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// The device computes on CPU cores (llvmpipe, SwiftShader, WARP): it gets tiles of its own.

@@ -7,13 +7,14 @@ use wgpu::util::DeviceExt;
 use crate::kernel::{Access, Constants, Dispatch, Kernel, MAX_STEPS, WINDOW_ALIGNMENT};
 use crate::{Capabilities, Error};
 
-/// Whether the compiled shaders keep the checks that naga adds (bounds of arrays, bounded loops).
+/// Whether this library's compiled shaders keep the checks that naga adds (bounds of arrays, bounded loops).
+/// A caller's own always do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Checks {
     /// Without: our kernels stay within their bindings by themselves, and the tests' canaries watch it.
     #[default]
     Trusted,
-    /// With, for kernels of the caller's own and to find out whether a fault is ours.
+    /// With, to find out whether a fault is ours.
     Checked,
 }
 
@@ -40,6 +41,7 @@ struct PipelineKey {
     kernel: Kernel,
     constants: Constants,
     shared: bool,
+    checks: Checks,
 }
 
 #[derive(Debug)]
@@ -117,15 +119,26 @@ impl Context {
         &self.inner.capabilities
     }
 
-    /// Compiles what `dispatches` need and is not compiled yet.
+    /// How the kernels of this library are compiled; a caller's own always keep their checks.
+    pub(crate) fn own_checks(&self) -> Checks {
+        self.inner.checks
+    }
+
+    /// Compiles what `dispatches` of the caller's own need and is not compiled yet.
     ///
     /// # Errors
     /// [`Error::Compile`] with the compiler's message.
     pub fn compile(&self, dispatches: &[Dispatch]) -> Result<(), Error> {
-        for dispatch in dispatches {
-            self.pipeline(&dispatch.kernel, &dispatch.constants, false)?;
-        }
-        Ok(())
+        dispatches
+            .iter()
+            .try_for_each(|dispatch| self.pipeline(dispatch, false, Checks::Checked).map(drop))
+    }
+
+    /// [`compile`](Self::compile) for dispatches that an operation of this library has planned.
+    pub(crate) fn compile_own(&self, dispatches: &[Dispatch]) -> Result<(), Error> {
+        dispatches
+            .iter()
+            .try_for_each(|dispatch| self.pipeline(dispatch, false, self.own_checks()).map(drop))
     }
 
     /// What stands at a binding that a variant does not touch. Reading and writing have a buffer each,
@@ -192,14 +205,15 @@ impl Context {
 
     pub(crate) fn pipeline(
         &self,
-        kernel: &Kernel,
-        constants: &Constants,
+        dispatch: &Dispatch,
         shared: bool,
+        checks: Checks,
     ) -> Result<Arc<Pipeline>, Error> {
         let key = PipelineKey {
-            kernel: *kernel,
-            constants: constants.clone(),
+            kernel: dispatch.kernel,
+            constants: dispatch.constants.clone(),
             shared,
+            checks,
         };
         let lock = || {
             self.inner
@@ -223,11 +237,11 @@ impl Context {
             label: Some(name),
             source: wgpu::ShaderSource::Wgsl(key.kernel.source(&key.constants, key.shared).into()),
         };
-        let module = match self.inner.checks {
+        let module = match key.checks {
             Checks::Checked => device.create_shader_module(descriptor),
-            // SAFETY: our kernels index their bindings only below the sizes that `window` has checked and
-            // their arrays below constant bounds; the canaries and the checked runs of tests/ watch it.
-            // A caller's own kernel takes this promise over, or asks for `Checks::Checked`.
+            // SAFETY: only what our operations have planned comes here (`bind_own`, `compile_own`). Those
+            // kernels index their bindings only below the sizes that `window` has checked and their arrays
+            // below constant bounds; the canaries and the checked runs of tests/ watch it.
             Checks::Trusted => unsafe {
                 device.create_shader_module_trusted(
                     descriptor,
