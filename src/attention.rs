@@ -21,6 +21,8 @@
 //! Source: Dao et al. 2022, *FlashAttention*; Rabe and Staats 2021; Milakov and Gimelshein 2018.
 
 mod plan;
+mod tensors;
+mod tile;
 
 use crate::{Bound, Context, Error, Plan, Variant};
 
@@ -220,7 +222,7 @@ impl Attention {
             config,
         };
         let any_shape = AttentionShape::new(1, 1, 1, 1, 1);
-        context.compile(&attention.plan(any_shape, true)?.dispatches)?;
+        context.compile_own(&attention.plan(any_shape, true)?.dispatches)?;
         Ok(attention)
     }
 
@@ -256,7 +258,7 @@ impl Attention {
         buffers: AttentionBuffers<'_>,
     ) -> Result<Bound, Error> {
         let plan = self.plan(shape, buffers.log_sum_exp.is_some())?;
-        self.context.bind(&plan.dispatches, &buffers.slices())
+        self.context.bind_own(&plan.dispatches, &buffers.slices())
     }
 
     /// [`bind`](Self::bind) and [`Bound::record`] in one.

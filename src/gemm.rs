@@ -375,7 +375,7 @@ impl Gemm {
             config,
         };
         let many_rows = GemmShape::new(&config, 64, 64, 1);
-        context.compile(&gemm.plan(many_rows)?.dispatches)?;
+        context.compile_own(&gemm.plan(many_rows)?.dispatches)?;
         Ok(gemm)
     }
 
@@ -414,7 +414,7 @@ impl Gemm {
                 });
             }
         }
-        self.context.bind(&plan.dispatches, &slices)
+        self.context.bind_own(&plan.dispatches, &slices)
     }
 
     /// [`bind`](Self::bind) and [`Bound::record`] in one.

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod attention;
+mod bound;
+mod capabilities;
 pub mod clock;
 mod context;
 mod error;
@@ -13,7 +15,9 @@ mod recurrent;
 pub mod reference;
 
 pub use attention::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Causal, Layout};
-pub use context::{Bound, Capabilities, Checks, Context};
+pub use bound::Bound;
+pub use capabilities::Capabilities;
+pub use context::{Checks, Context};
 pub use error::Error;
 pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;

@@ -184,7 +184,7 @@ impl FmaKernel {
         let groups = if gpu.is_software() { 64 } else { 8192 };
         let output = gpu.zeros("peak output", 4 * self.words(groups))?;
         let slices = [("output", output.slice(..))];
-        let bound = gpu.context().bind(&[self.dispatch(groups)], &slices)?;
+        let bound = gpu.context().bind_own(&[self.dispatch(groups)], &slices)?;
         let timing = clock.measure(budget, |pass| bound.record(pass))?;
         let got: Vec<f32> = gpu.download(&output)?;
         let wrong = got.iter().enumerate().find(|&(at, &got)| {
@@ -274,7 +274,7 @@ impl CopyKernel {
         let source = gpu.upload("peak source", &contents)?;
         let copy = gpu.zeros("peak copy", size)?;
         let slices = [("source", source.slice(..)), ("copy", copy.slice(..))];
-        let bound = gpu.context().bind(&[self.dispatch(words)], &slices)?;
+        let bound = gpu.context().bind_own(&[self.dispatch(words)], &slices)?;
         let timing = clock.measure(budget, |pass| bound.record(pass))?;
         let got: Vec<u32> = gpu.download(&copy)?;
         let wrong = got
@@ -315,7 +315,7 @@ fn dispatch_us(gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<(f64, Source)
     let count = gpu.zeros("peak count", 4)?;
     let dispatch = count_dispatch();
     let slices = [("count", count.slice(..))];
-    let bound = gpu.context().bind(&[dispatch], &slices)?;
+    let bound = gpu.context().bind_own(&[dispatch], &slices)?;
     let mut recorded = 0_u32;
     let timing = clock.measure(budget, |pass| {
         recorded += 1;

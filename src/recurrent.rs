@@ -275,8 +275,8 @@ impl Recurrent {
             seq_len: 1,
             batch: 1,
         };
-        context.compile(&recurrent.plan(one, Given::default())?.dispatches)?;
-        context.compile(&config.pack_dispatches())?;
+        context.compile_own(&recurrent.plan(one, Given::default())?.dispatches)?;
+        context.compile_own(&config.pack_dispatches())?;
         Ok(recurrent)
     }
 
@@ -311,7 +311,7 @@ impl Recurrent {
         buffers: RecurrentBuffers<'_>,
     ) -> Result<Bound, Error> {
         let plan = self.plan(shape, buffers.given())?;
-        self.context.bind(&plan.dispatches, &buffers.slices())
+        self.context.bind_own(&plan.dispatches, &buffers.slices())
     }
 
     /// [`bind`](Self::bind) and [`Bound::record`] in one.
@@ -328,6 +328,22 @@ impl Recurrent {
         Ok(())
     }
 
+    /// [`bind`](Self::bind) without the input projections, to time the steps by themselves. They read what
+    /// the last full call of the same shape has left in `scratch`; where that call took several chunks, only
+    /// the last chunk's is right.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind).
+    pub fn bind_steps(
+        &self,
+        shape: RecurrentShape,
+        buffers: RecurrentBuffers<'_>,
+    ) -> Result<Bound, Error> {
+        let mut dispatches = self.plan(shape, buffers.given())?.dispatches;
+        dispatches.retain(|dispatch| dispatch.kernel.name.starts_with("recurrent"));
+        self.context.bind_own(&dispatches, &buffers.slices())
+    }
+
     /// A single step for streaming: a sequence of length 1 through the stepped kernels, which hands the state
     /// from `h_0` and `c_0` to `h_n` and `c_n`. Equal, bit for bit, to the same step of a sequence there.
     ///
@@ -340,6 +356,6 @@ impl Recurrent {
             ..self.config
         };
         let plan = config.plan(self.context.capabilities(), shape, buffers.given())?;
-        self.context.bind(&plan.dispatches, &buffers.slices())
+        self.context.bind_own(&plan.dispatches, &buffers.slices())
     }
 }

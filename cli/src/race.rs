@@ -9,6 +9,7 @@ mod picture;
 mod plot;
 mod recurrence;
 mod report;
+mod table;
 mod words;
 
 use std::fs;
@@ -27,7 +28,7 @@ use crate::report::{log, progress};
 use crate::{adapter, peak};
 use attention::Attention;
 use course::{Course, Entry, Text};
-use options::{Pace, Setup};
+use options::Setup;
 use recurrence::Recurrence;
 use report::{Race, Row, Stop};
 
@@ -62,9 +63,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let roof = peak::measure(&gpu, setup.pace.peak)?;
     bar.inc(1);
     let course = Course::new(gpu, &setup, &text, !options.no_projections)?;
-    let mut race = Race::new(&course, &setup, &text);
-    run_all(&course, &setup, start, &bar, &mut race)?;
-    bar.finish_and_clear();
+    let mut track = Track {
+        course: &course,
+        setup: &setup,
+        clock: Clock::new(&course.gpu)?,
+        start,
+        bar,
+        race: Race::new(&course, &setup, &text),
+    };
+    track.run()?;
+    track.bar.finish_and_clear();
+    let mut race = track.race;
     race.finish(&roof);
 
     let folder = &options.out_dir;
@@ -72,128 +81,133 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if race.has_times() {
         write(folder, "race.svg", &picture::draw(&race)?)?;
     }
-    report::print(&race, options)?;
+    table::print(&race, options)?;
     Ok(ExitCode::from(u8::from(race.failed)))
 }
 
-/// Shortest length first, so that all have been seen when the time is up.
-fn run_all(
-    course: &Course,
-    setup: &Setup,
-    start: Instant,
-    bar: &ProgressBar,
-    race: &mut Race,
-) -> Result<()> {
-    let clock = Clock::new(&course.gpu)?;
-    bar.set_message("compiling");
+fn contestants(course: &Course) -> Result<Vec<Box<dyn Contestant>>> {
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
     for cell in [Cell::RnnTanh, Cell::Lstm, Cell::Gru] {
         contestants.push(Box::new(Recurrence::new(course, cell)?));
     }
     contestants.push(Box::new(Attention::new(course)?));
-    for &seq_len in &setup.lengths {
-        for contestant in &mut contestants {
-            let op = contestant.op();
-            bar.set_message(format!("{op}, {seq_len} tokens"));
-            if !race.stopped.iter().any(|stop| stop.op == op) {
-                let elapsed = start.elapsed().as_secs_f64();
-                match race.stop(contestant.as_ref(), seq_len, &setup.pace, elapsed) {
-                    Some(stop) => race.stopped.push(stop),
-                    None => one(course, &clock, contestant.as_mut(), seq_len, setup, race),
+    Ok(contestants)
+}
+
+/// How often each point is timed, with the other contestants in between: what disturbs one visit is gone by
+/// the next, and the quieter one counts.
+const VISITS: u32 = 2;
+
+/// A race while it runs.
+struct Track<'a> {
+    course: &'a Course,
+    setup: &'a Setup,
+    clock: Clock,
+    start: Instant,
+    bar: ProgressBar,
+    race: Race,
+}
+
+impl Track<'_> {
+    /// Shortest length first, so that all contestants have run as far when the time is up.
+    fn run(&mut self) -> Result<()> {
+        self.bar.set_message("compiling");
+        let mut contestants = contestants(self.course)?;
+        for &seq_len in &self.setup.lengths {
+            let mut ready = Vec::new();
+            for contestant in &mut contestants {
+                let op = contestant.op();
+                self.bar.set_message(format!("{op}, {seq_len} tokens"));
+                match self.enter(contestant.as_mut(), seq_len) {
+                    Ok(entered) => ready.extend(entered),
+                    // it ends this contestant's race, and the others run on
+                    Err(error) => {
+                        log(format_args!("error: {op}, {seq_len} tokens: {error}"));
+                        self.race.failed = true;
+                        self.race.stopped.push(Stop {
+                            op,
+                            seq_len,
+                            reason: error.to_string(),
+                        });
+                    }
+                }
+                self.bar.inc(1);
+            }
+            for _ in 0..VISITS {
+                for (row, entry) in &ready {
+                    self.visit(*row, entry)?;
                 }
             }
-            bar.inc(1);
         }
+        Ok(())
     }
-    Ok(())
-}
 
-/// A point that fails ends its contestant's race, and the others run on.
-fn one(
-    course: &Course,
-    clock: &Clock,
-    contestant: &mut dyn Contestant,
-    seq_len: u32,
-    setup: &Setup,
-    race: &mut Race,
-) {
-    let op = contestant.op();
-    match measure(course, clock, contestant, seq_len, setup) {
-        Ok(row) => {
-            race.failed |= row.median_us.is_none();
-            race.rows.push(row);
+    /// Checks a contestant's result and makes its row; without what is to be timed if it stopped or is wrong.
+    fn enter(
+        &mut self,
+        contestant: &mut dyn Contestant,
+        seq_len: u32,
+    ) -> Result<Option<(usize, Entry)>> {
+        let (op, course) = (contestant.op(), self.course);
+        if self.race.stopped.iter().any(|stop| stop.op == op) {
+            return Ok(None);
         }
-        Err(error) => {
-            log(format_args!("error: {op}, {seq_len} tokens: {error}"));
-            race.failed = true;
-            race.stopped.push(Stop {
+        if let Some(reason) = self.too_long(contestant, seq_len) {
+            self.race.stopped.push(Stop {
                 op,
                 seq_len,
-                reason: error.to_string(),
+                reason,
             });
+            return Ok(None);
         }
-    }
-}
-
-fn measure(
-    course: &Course,
-    clock: &Clock,
-    contestant: &mut dyn Contestant,
-    seq_len: u32,
-    setup: &Setup,
-) -> Result<Row> {
-    let entry = contestant.enter(course, seq_len)?;
-    let got = entry.run(&course.gpu)?;
-    let mut row = Row::new(course, contestant, seq_len, &entry);
-    match contestant.check(course, seq_len, &got) {
-        Ok(error) => row.error = error,
-        Err(difference) => {
+        let entry = contestant.enter(course, seq_len)?;
+        let got = entry.run(&course.gpu)?;
+        let mut row = Row::new(course, contestant, seq_len, &entry);
+        let checked = contestant.check(course, seq_len, &got);
+        row.error = match &checked {
+            Ok(error) => *error,
             // JSON has no infinity, which a NaN in the result counts as
-            row.error = difference.error.min(f64::MAX);
-            log(format_args!(
-                "error: {}, {seq_len} tokens: {difference}",
-                row.op
-            ));
-            return Ok(row);
+            Err(difference) => difference.error.min(f64::MAX),
+        };
+        self.race.rows.push(row);
+        if let Err(difference) = checked {
+            log(format_args!("error: {op}, {seq_len} tokens: {difference}"));
+            self.race.failed = true;
+            return Ok(None);
         }
+        Ok(Some((self.race.rows.len() - 1, entry)))
     }
-    let timing = clock.measure(setup.pace.budget, |pass| {
-        entry.timed.iter().for_each(|bound| bound.record(pass));
-    })?;
-    row.time(course, &timing);
-    Ok(row)
-}
 
-impl Race {
+    fn visit(&mut self, row: usize, entry: &Entry) -> Result<()> {
+        let timing = self.clock.measure(self.setup.pace.budget, |pass| {
+            entry.timed.iter().for_each(|bound| bound.record(pass));
+        })?;
+        self.race.rows[row].time(self.course, &timing);
+        Ok(())
+    }
+
     /// Why a contestant does not run `seq_len`, if its last time says so.
-    fn stop(
-        &self,
-        contestant: &dyn Contestant,
-        seq_len: u32,
-        pace: &Pace,
-        elapsed: f64,
-    ) -> Option<Stop> {
-        let op = contestant.op();
-        let last = self.rows.iter().rfind(|row| row.op == op)?;
+    fn too_long(&self, contestant: &dyn Contestant, seq_len: u32) -> Option<String> {
+        let pace = &self.setup.pace;
+        let mut rows = self.race.rows.iter();
+        let last = rows.rfind(|row| row.op == contestant.op())?;
         let growth = f64::from(seq_len) / f64::from(last.seq_len);
         let expected = 1e-6 * last.median_us? * growth.powi(contestant.order());
-        // one run to be checked, one to warm up, one to see how long it takes, one at least to count
-        let point = 4.0 * expected + pace.budget.total.as_secs_f64();
-        let reason = if point > pace.point {
-            format!(
-                "would take about {point:.0} s, the limit is {} s",
-                pace.point
-            )
-        } else if elapsed + point > pace.total {
-            format!("the time for the whole race, {} s, is up", pace.total)
+        // in each visit one run to warm up, one to see how long it takes, one at least to count
+        let runs = 1 + 3 * VISITS;
+        let samples = VISITS * pace.budget.total;
+        let point = f64::from(runs) * expected + samples.as_secs_f64();
+        if point > pace.point {
+            let limit = pace.point;
+            Some(format!(
+                "would take about {point:.1} s, the limit is {limit} s"
+            ))
+        } else if self.start.elapsed().as_secs_f64() + point > pace.total {
+            let total = pace.total;
+            Some(format!("the time for the whole race, {total} s, is up"))
         } else {
-            return None;
-        };
-        Some(Stop {
-            op,
-            seq_len,
-            reason,
-        })
+            None
+        }
     }
 }
 

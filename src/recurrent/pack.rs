@@ -203,7 +203,7 @@ impl Recurrent {
             let dispatch = self
                 .config
                 .pack_dispatch(i / directions, i % directions, has_bias);
-            self.context.bind(&[dispatch], &slices)?.record(pass);
+            self.context.bind_own(&[dispatch], &slices)?.record(pass);
         }
         Ok(())
     }

@@ -108,6 +108,25 @@ impl Attention {
         })
     }
 
+    /// Query, key and value: their buffers, and how they get there.
+    fn project_in(
+        &self,
+        course: &Course,
+        seq_len: u32,
+    ) -> Result<(Vec<wgpu::Buffer>, Vec<Plan>, Vec<Bound>)> {
+        let (mut buffers, mut plans, mut bounds) = (Vec::new(), Vec::new(), Vec::new());
+        for weights in &self.inner_weights {
+            let size = course.size(seq_len, weights.columns);
+            let buffer = course.gpu.zeros("projected", size)?;
+            let input = course.input.slice(..);
+            let (plan, bound) = self.project(course, seq_len, input, weights, buffer.slice(..))?;
+            buffers.push(buffer);
+            plans.push(plan);
+            bounds.push(bound);
+        }
+        Ok((buffers, plans, bounds))
+    }
+
     /// One projection of all tokens.
     fn project(
         &self,
@@ -211,18 +230,7 @@ impl Contestant for Attention {
 
     fn enter(&self, course: &Course, seq_len: u32) -> Result<Entry> {
         let gpu = &course.gpu;
-        let projected: Vec<_> = self
-            .inner_weights
-            .iter()
-            .map(|weights| gpu.zeros("projected", course.size(seq_len, weights.columns)))
-            .collect::<Result<_, _>>()?;
-        let (mut plans, mut inner) = (Vec::new(), Vec::new());
-        for (weights, projected) in self.inner_weights.iter().zip(&projected) {
-            let (input, projected) = (course.input.slice(..), projected.slice(..));
-            let (plan, bound) = self.project(course, seq_len, input, weights, projected)?;
-            plans.push(plan);
-            inner.push(bound);
-        }
+        let (projected, mut plans, mut inner) = self.project_in(course, seq_len)?;
         let slice = |tensor: u64| match &projected[..] {
             [packed] => packed.slice(4 * tensor * u64::from(course.width)..),
             apart => apart[tensor as usize].slice(..),
@@ -322,7 +330,7 @@ impl<R: Real> Known<R> {
 /// Whether query, key and value come from one product, as slices of one buffer: they must start at
 /// multiples of 256 bytes, the strictest alignment that a device may ask for.
 fn is_packed(course: &Course) -> bool {
-    course.width % 64 == 0
+    course.width.is_multiple_of(64)
 }
 
 /// Queries at the edges of tiles, at both ends and in between.

@@ -40,10 +40,10 @@ pub struct Options {
     /// Time the steps alone and the attention alone, with what the projections made already in memory
     #[arg(long)]
     pub no_projections: bool,
-    /// Seconds to measure each point for [default: 1; quick: 0.5]
+    /// Seconds of each of the two visits to a point, the quieter of which counts [default: 1; quick: 0.4]
     #[arg(long, value_parser = args::seconds)]
     pub seconds: Option<f64>,
-    /// A contestant stops before a point that would take more seconds [default: 30; quick: 5]
+    /// A contestant stops before a point that would take more seconds [default: 40; quick: 10]
     #[arg(long, value_parser = args::seconds)]
     pub limit: Option<f64>,
 }
@@ -68,7 +68,7 @@ impl Setup {
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// For the samples of a point.
+    /// For the samples of a visit to a point.
     pub budget: Budget,
     /// For each candidate of the roof, in seconds.
     pub peak: f64,
@@ -91,7 +91,7 @@ impl Options {
         }
         let most = if self.quick { 32 } else { 64 };
         let heads = self.heads.unwrap_or_else(|| default_heads(width, most));
-        if heads == 0 || width % heads != 0 || width / heads > 256 {
+        if heads == 0 || !width.is_multiple_of(heads) || width / heads > 256 {
             return Err(Error::usage(format_args!(
                 "--heads is {heads}, expected a divisor of the width {width} that leaves at most 256"
             )));
@@ -123,9 +123,9 @@ impl Options {
 
     fn pace(&self) -> Pace {
         let (seconds, samples, peak, point, total) = if self.quick {
-            (0.5, 15, 0.05, 5.0, 45.0)
+            (0.4, 10, 0.05, 10.0, 45.0)
         } else {
-            (1.0, 20, 0.15, 30.0, 900.0)
+            (1.0, 20, 0.15, 40.0, 900.0)
         };
         Pace {
             budget: Budget {
@@ -141,7 +141,7 @@ impl Options {
 
 /// As few heads as leave at most `most` numbers to each.
 fn default_heads(width: u32, most: u32) -> u32 {
-    let heads = (width.div_ceil(most)..=width).find(|heads| width % heads == 0);
+    let heads = (width.div_ceil(most)..=width).find(|&heads| width.is_multiple_of(heads));
     heads.unwrap_or(width)
 }
 

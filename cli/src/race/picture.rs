@@ -30,7 +30,7 @@ pub fn draw(race: &Race) -> Result<String> {
     let mut svg = String::new();
     {
         let canvas = Canvas::new(&mut svg)?;
-        let axes = Axes::around(&spans(race));
+        let axes = roomy(race);
         heading(&canvas, race)?;
         axes.draw(&canvas)?;
         axes.guides(&canvas)?;
@@ -56,7 +56,7 @@ fn heading(canvas: &Canvas<'_>, race: &Race) -> Result<()> {
     let (title, adapter) = ("One step after another", race.adapter.describe());
     canvas.text(title, (60, 58), Ink::bold(46, INK))?;
     canvas.text(&finding(race), (60, 108), Ink::plain(34, INK))?;
-    canvas.text(&adapter, (60, 158), Ink::plain(22, SOFT))?;
+    canvas.text(&words::clip(&adapter, 112), (60, 158), Ink::plain(22, SOFT))?;
     let conditions = format!("{width} · {projections}");
     canvas.text(&conditions, (60, 190), Ink::plain(22, SOFT))
 }
@@ -76,7 +76,7 @@ fn finding(race: &Race) -> String {
     if let Some(tokens) = tokens {
         let tokens = words::about(*tokens);
         return format!(
-            "attention beats the {name} up to {tokens} tokens, and loses from there on"
+            "Attention beats the {name} up to {tokens} tokens, and loses from there on"
         );
     }
     let at = |op: &str| {
@@ -136,11 +136,11 @@ fn end_labels(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
     for ((place, i, length, us), y) in ends.into_iter().zip(heights) {
         canvas.line(&[(place.0 + 16, place.1), (x - 8, y)], COLORS[i], 1)?;
         canvas.text(words::op(OPS[i]), (x, y), Ink::bold(30, COLORS[i]))?;
-        let mut time = words::duration(us);
+        let (mut time, mut size) = (words::duration(us), 26);
         if Some(length) != longest {
-            time = format!("{time} at {length}");
+            (time, size) = (format!("{time} at {length}"), 23);
         }
-        canvas.text(&time, (x + 168, y), Ink::plain(26, COLORS[i]))?;
+        canvas.text(&time, (x + 166, y), Ink::plain(size, COLORS[i]))?;
     }
     Ok(())
 }
@@ -165,8 +165,30 @@ fn spread(wanted: &[i32], gap: i32, lowest: i32) -> Vec<i32> {
     heights
 }
 
-/// The crossings in the picture's order, with their places.
-fn places(axes: &Axes, race: &Race) -> Vec<(Place, String)> {
+/// Between the labels of crossings.
+const ROW: i32 = 38;
+
+/// Axes with no more room above the lines than the labels of the crossings need.
+fn roomy(race: &Race) -> Axes {
+    let rooms = (1..4).map(|rows| 16 + ROW * rows);
+    let mut axes = rooms.map(|room| Axes::around(&spans(race), room));
+    let fits = |axes: &Axes| {
+        labels(axes, race).iter().all(|(place, _, y)| {
+            if place.1 < y + ROW {
+                return false;
+            }
+            let points = OPS.iter().flat_map(|op| race.points(op));
+            let mut heights = points.map(|(length, us)| axes.place(length.into(), us));
+            heights.all(|point| point.0 > place.0 || point.1 > y + ROW)
+        })
+    };
+    axes.find(fits)
+        .unwrap_or_else(|| Axes::around(&spans(race), 16 + 3 * ROW))
+}
+
+/// The crossings with their words and the words' height, in the empty corner at the top left: the further
+/// right a crossing, the higher, so that no vertical meets a label.
+fn labels(axes: &Axes, race: &Race) -> Vec<(Place, String, i32)> {
     let mut places: Vec<_> = race
         .crossings
         .iter()
@@ -177,35 +199,34 @@ fn places(axes: &Axes, race: &Race) -> Vec<(Place, String)> {
             Some((axes.place(tokens, us), label))
         })
         .collect();
-    places.sort_by_key(|(place, _)| place.0);
-    places
+    places.sort_by_key(|(place, _)| -place.0);
+    let heights = (0..).map(|row| axes.top() + 22 + ROW * row);
+    let labels = places.into_iter().zip(heights);
+    labels
+        .map(|((place, label), y)| (place, label, y))
+        .collect()
 }
 
-/// Labels in the empty corner at the top left: the further right a crossing, the higher, so that no
-/// vertical meets a label.
 fn crossings(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
-    let places = places(axes, race);
-    let count = places.len() as i32;
-    for (i, (place, label)) in places.iter().enumerate() {
-        let y = axes.top() + 26 + 38 * (count - 1 - i as i32);
+    let ink = Ink::bold(25, INK);
+    let labels = labels(axes, race);
+    for (place, label, y) in &labels {
         canvas.line(&[(place.0, place.1 - 14), (place.0, y - 12)], FAINT, 2)?;
-        let width = 17 * label.len() as i32;
-        let x = (place.0 - 12).max(axes.left() + 16 + width);
-        canvas.label(label, (x, y), Ink::bold(25, INK).right())?;
+        let x = (place.0 - 12).max(axes.left() + 16 + ink.width(label));
+        canvas.label(label, (x, *y), ink.right())?;
     }
-    if places.is_empty() {
-        let place = (axes.left() + 24, axes.top() + 26);
-        let last = race.crossings.iter().map(|crossing| crossing.up_to).max();
-        if let Some(last) = last {
+    let last = race.crossings.iter().map(|crossing| crossing.up_to).max();
+    match last {
+        Some(last) if labels.is_empty() => {
             let label = format!("no crossing up to {last} tokens");
-            canvas.label(&label, place, Ink::bold(25, INK))?;
+            canvas.label(&label, (axes.left() + 24, axes.top() + 22), ink)
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn rings(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
-    for (place, _) in places(axes, race) {
+    for (place, ..) in labels(axes, race) {
         canvas.ring(place, INK)?;
     }
     Ok(())
@@ -228,6 +249,7 @@ fn footer(canvas: &Canvas<'_>, race: &Race) -> Result<()> {
         x += indent + 110;
     }
     let [_, _, text] = race.conditions();
+    let text = words::clip(&text, 44);
     let source = format!("{text} · clock: {} · gatefold", race.clocks());
     canvas.text(&source, (1560, 852), Ink::plain(20, SOFT).right())
 }

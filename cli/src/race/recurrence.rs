@@ -7,7 +7,7 @@ use gatefold::reference::Real;
 use gatefold::reference::compare::{Difference, Tolerance, compare};
 use gatefold::reference::recurrent::{self as reference, Initial, Problem, Weights};
 use gatefold::{
-    Bound, Cell, Direction, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
+    Cell, Direction, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
     RecurrentWeights, wgpu,
 };
 use serde_json::{Value, json};
@@ -147,14 +147,9 @@ impl Contestant for Recurrence {
             return Ok(Entry::whole(facts, output, vec![whole]));
         }
         let gates = self.cell.num_gates() * course.width;
-        let is_step = |dispatch: &&Dispatch| dispatch.kernel.name.starts_with("recurrent");
-        let steps: Vec<_> = plan.dispatches.iter().filter(is_step).cloned().collect();
-        let slices = [
-            ("weights", weights),
-            ("output", output.slice()),
-            ("scratch", scratch.slice(..)),
-        ];
-        let timed: Bound = course.gpu.context().bind(&steps, &slices)?;
+        let timed = self.operation.bind_steps(shape, buffers)?;
+        let is_projection = |dispatch: &&Dispatch| dispatch.kernel.name.starts_with("gemm");
+        let chunks = plan.dispatches.iter().filter(is_projection).count();
         facts.flops /= 2.0;
         facts.bytes = 4.0 * f64::from(gates) * f64::from(course.width)
             + course.size(seq_len, gates + course.width) as f64;
@@ -164,7 +159,7 @@ impl Contestant for Recurrence {
             before: vec![whole],
             timed: vec![timed],
             // of a long sequence, only the gates of its last chunk are still there
-            timed_is_whole: plan.dispatches.len() - steps.len() == 1,
+            timed_is_whole: chunks == 1,
         })
     }
 

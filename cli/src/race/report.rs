@@ -1,4 +1,4 @@
-//! What a race found: race.json, and what is printed.
+//! What a race found, as race.json has it.
 
 use std::time::SystemTime;
 
@@ -8,13 +8,10 @@ use serde_json::{Map, Value};
 
 use super::course::{Course, Entry, Text};
 use super::crossing::{self, Crossing, Point};
-use super::options::{Options, Setup};
-use super::{Contestant, plot, words};
+use super::options::Setup;
+use super::{Contestant, words};
 use crate::adapter::Adapter;
-use crate::args::Format;
-use crate::error::Result;
 use crate::peak::Peak;
-use crate::report::{self, Cell};
 
 #[derive(Debug, Serialize)]
 pub struct Race {
@@ -22,7 +19,7 @@ pub struct Race {
     version: &'static str,
     date: String,
     pub adapter: Adapter,
-    peak: Option<Peak>,
+    pub peak: Option<Peak>,
     pub text: Source,
     pub width: u32,
     pub heads: u32,
@@ -44,6 +41,7 @@ pub struct Source {
     pub bytes_used: usize,
     /// Whether it was too short and read again from the start.
     pub repeated: bool,
+    embedding: &'static str,
 }
 
 /// A contestant at one length. The numbers of a wrong result are absent.
@@ -61,11 +59,11 @@ pub struct Row {
     pub p5_us: Option<f64>,
     pub p95_us: Option<f64>,
     pub us_per_step: Option<f64>,
-    tokens_per_s: Option<f64>,
-    gflops: Option<f64>,
-    gbytes_per_s: Option<f64>,
-    percent_of_roof: Option<f64>,
-    memory_bytes: u64,
+    pub tokens_per_s: Option<f64>,
+    pub gflops: Option<f64>,
+    pub gbytes_per_s: Option<f64>,
+    pub percent_of_roof: Option<f64>,
+    pub memory_bytes: u64,
     pub error: f64,
     pub clock: Option<&'static str>,
     projections: bool,
@@ -87,6 +85,8 @@ pub struct Stop {
 const CHECKED: &str = "against the f64 reference, at every length: a recurrence in its first 256 steps and \
                        its last 32, attention in queries at both ends, at tiles' edges and in between; the \
                        first and the last sequence of the batch";
+
+pub const EMBEDDING: &str = "a fixed table of 256 vectors, gathered on the host before the race";
 
 pub const OPS: [&str; 4] = ["rnn", "lstm", "gru", "attention"];
 
@@ -123,8 +123,12 @@ impl Row {
         }
     }
 
+    /// The times of a visit, unless one before was quieter.
     pub fn time(&mut self, course: &Course, timing: &Timing) {
         let us = timing.median_us;
+        if self.median_us.is_some_and(|before| before <= us) {
+            return;
+        }
         self.median_us = Some(us);
         self.p5_us = Some(timing.p5_us);
         self.p95_us = Some(timing.p95_us);
@@ -150,6 +154,7 @@ impl Race {
                 bytes: text.bytes.len(),
                 bytes_used: bytes_used.min(text.bytes.len()),
                 repeated: bytes_used > text.bytes.len(),
+                embedding: EMBEDDING,
             },
             width: course.width,
             heads: course.heads,
@@ -207,6 +212,13 @@ impl Race {
         self.rows.iter().any(|row| row.median_us.is_some())
     }
 
+    /// Points whose slow samples took more than twice as long as the fast ones.
+    pub fn restless(&self) -> usize {
+        let rows = self.rows.iter();
+        rows.filter(|row| row.p95_us > row.p5_us.map(|us| 2.0 * us))
+            .count()
+    }
+
     /// What was raced, in a few words each.
     pub fn conditions(&self) -> [String; 3] {
         let projections = if self.projections {
@@ -215,7 +227,11 @@ impl Race {
             "projections left out on both sides: recurrent steps alone, attention alone"
         };
         let head_dim = self.width / self.heads;
-        let repeated = if self.text.repeated { ", repeated" } else { "" };
+        let repeated = if self.text.repeated {
+            " (repeated)"
+        } else {
+            ""
+        };
         [
             format!(
                 "f32, width {}, {} heads × {head_dim}, batch {}",
@@ -255,7 +271,7 @@ impl Race {
     }
 
     /// Which kernels ran.
-    fn kernels(&self) -> Vec<String> {
+    pub fn kernels(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for row in &self.rows {
             let line = format!("{}: {}, {}", words::op(row.op), row.kernel, row.variant);
@@ -265,109 +281,4 @@ impl Race {
         }
         lines
     }
-}
-
-pub fn print(race: &Race, options: &Options) -> Result<()> {
-    let (header, cells): (&[&str], fn(&Row) -> Vec<Cell>) = match options.output {
-        Format::Json => return report::out(&report::json(race)?),
-        Format::Csv => (&ALL, all),
-        Format::Table | Format::Md => (&SHORT, short),
-    };
-    let rows: Vec<_> = race.rows.iter().map(cells).collect();
-    let mut title = vec![race.adapter.describe()];
-    if let Some(peak) = &race.peak {
-        title.push(format!(
-            "roof: {:.1} GFLOP/s, {:.1} GB/s, {:.1} us per dispatch; clock: {}",
-            peak.gflops,
-            peak.gbytes_per_s,
-            peak.dispatch_us,
-            race.clocks()
-        ));
-    }
-    title.extend(race.conditions());
-    report::print(options.output, &title.join("\n"), header, &rows, race)?;
-    if options.output == Format::Csv {
-        return Ok(());
-    }
-    let mut lines = vec![String::new()];
-    lines.extend(race.kernels());
-    lines.extend(race.stopped.iter().map(|stop| {
-        let op = words::op(stop.op);
-        format!("{op} stops before {} tokens: {}", stop.seq_len, stop.reason)
-    }));
-    if options.output == Format::Table && race.has_times() {
-        lines.push(String::new());
-        lines.push(plot::draw(race));
-    }
-    lines.push(String::new());
-    lines.extend(race.sentences());
-    lines.push(format!(
-        "checked {CHECKED}\nwritten: race.json and race.svg in {}\n",
-        options.out_dir.display()
-    ));
-    report::out(&lines.join("\n"))
-}
-
-const SHORT: [&str; 10] = [
-    "op", "tokens", "ms", "us/step", "tokens/s", "GFLOP/s", "% roof", "MiB", "disp.", "error",
-];
-
-fn short(row: &Row) -> Vec<Cell> {
-    vec![
-        Cell::text(words::op(row.op)),
-        Cell::number(f64::from(row.seq_len)),
-        match row.median_us {
-            Some(us) => Cell::number(1e-3 * us),
-            None => Cell::text("wrong"),
-        },
-        Cell::number(row.us_per_step),
-        Cell::number(row.tokens_per_s),
-        Cell::number(row.gflops),
-        Cell::number(row.percent_of_roof),
-        Cell::number(row.memory_bytes as f64 / f64::from(1 << 20)),
-        Cell::number(f64::from(row.dispatches)),
-        Cell::number(row.error),
-    ]
-}
-
-const ALL: [&str; 17] = [
-    "op",
-    "tokens",
-    "variant",
-    "tier",
-    "kernel",
-    "dispatches",
-    "median us",
-    "p5",
-    "p95",
-    "us/step",
-    "tokens/s",
-    "GFLOP/s",
-    "GB/s",
-    "% of roof",
-    "memory bytes",
-    "error",
-    "clock",
-];
-
-fn all(row: &Row) -> Vec<Cell> {
-    vec![
-        Cell::text(row.op),
-        Cell::number(f64::from(row.seq_len)),
-        Cell::text(&row.variant),
-        Cell::text(row.tier.as_deref().unwrap_or_default()),
-        Cell::text(&row.kernel),
-        Cell::number(f64::from(row.dispatches)),
-        Cell::number(row.median_us),
-        Cell::number(row.p5_us),
-        Cell::number(row.p95_us),
-        Cell::number(row.us_per_step),
-        Cell::number(row.tokens_per_s),
-        Cell::number(row.gflops),
-        Cell::number(row.gbytes_per_s),
-        Cell::number(row.percent_of_roof),
-        Cell::number(row.memory_bytes as f64),
-        Cell::number(row.error),
-        Cell::text(row.clock.unwrap_or("wrong result")),
-    ]
 }

@@ -44,6 +44,15 @@ pub fn times(value: f64) -> String {
     }
 }
 
+/// At most `most` characters.
+pub fn clip(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(most - 1).collect();
+    kept + "…"
+}
+
 /// As a person says it.
 pub fn op(op: &str) -> &str {
     match op {
@@ -69,6 +78,10 @@ mod tests {
         assert_eq!(about(996.0), "1k");
         assert_eq!(about(13_700.0), "14k");
         assert_eq!(short(100.0), "100");
+        assert_eq!(
+            (clip("héllo", 5), clip("héllo", 4)),
+            ("héllo".into(), "hél…".into())
+        );
         assert_eq!(times(2.68), "2.7");
         assert_eq!(times(15.4), "15");
     }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use plotters::style::RGBColor;
 
 const LEFT: i32 = 170;
-const RIGHT: i32 = 1230;
+const RIGHT: i32 = 1170;
 const TOP: i32 = 258;
 const BOTTOM: i32 = 728;
 const GRID: RGBColor = RGBColor(228, 228, 228);
@@ -16,13 +16,13 @@ pub struct Axes {
     /// Logarithms of the ends.
     tokens: [f64; 2],
     us: [f64; 2],
-    /// Measured, ascending.
+    /// Measured, ascending; at least one.
     lengths: Vec<u32>,
 }
 
 impl Axes {
-    /// Around the lengths, with the times that each spans.
-    pub fn around(spans: &[(u32, [f64; 2])]) -> Self {
+    /// Around the lengths, with the times that each spans, and `room` pixels free above them.
+    pub fn around(spans: &[(u32, [f64; 2])], room: i32) -> Self {
         let mut lengths: Vec<u32> = spans.iter().map(|span| span.0).collect();
         lengths.sort_unstable();
         lengths.dedup();
@@ -33,10 +33,11 @@ impl Axes {
         };
         let tokens = lengths.iter().map(|&length| length.into()).collect();
         let us = spans.iter().flat_map(|span| span.1).collect();
+        let mut us = ends(us, 1.3, 1.1);
+        us[1] += (us[1] - us[0]) * f64::from(room) / f64::from(BOTTOM - TOP - room);
         Self {
             tokens: ends(tokens, 1.12, 1.06),
-            // above, room for the labels of crossings
-            us: ends(us, 1.3, 1.6),
+            us,
             lengths,
         }
     }

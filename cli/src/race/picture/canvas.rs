@@ -46,6 +46,11 @@ impl Ink {
         }
     }
 
+    /// About, of a wide sans-serif.
+    pub fn width(&self, text: &str) -> i32 {
+        self.size * 62 * text.chars().count() as i32 / 100
+    }
+
     pub fn right(self) -> Self {
         Self {
             anchor: HPos::Right,
@@ -92,8 +97,7 @@ impl<'a> Canvas<'a> {
 
     /// A word in the picture, on white so that no line runs through it.
     pub fn label(&self, text: &str, place: Place, ink: Ink) -> Result<()> {
-        // of a bold sans-serif, generously
-        let width = ink.size * 7 * text.chars().count() as i32 / 10;
+        let width = ink.width(text);
         let left = match ink.anchor {
             HPos::Left => place.0,
             HPos::Right => place.0 - width,

@@ -1,0 +1,176 @@
+//! The kernels of attention and their tiles, as data.
+
+use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
+use crate::{Capabilities, Variant};
+
+const PROBLEM: &str = include_str!("../../shaders/attention_problem.wgsl");
+const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
+const BROADCAST: &str = include_str!("../../shaders/attention_broadcast.wgsl");
+const REDUCE_WORKGROUP: &str = include_str!("../../shaders/reduce_workgroup.wgsl");
+const REDUCE_SUBGROUP: &str = include_str!("../../shaders/reduce_subgroup.wgsl");
+const BROADCAST_WORKGROUP: &str = include_str!("../../shaders/broadcast_workgroup.wgsl");
+const BROADCAST_SUBGROUP: &str = include_str!("../../shaders/broadcast_subgroup.wgsl");
+
+/// The shape of a workgroup's share, as data. Both kernels compute the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tile {
+    /// `attention.wgsl`: an invocation computes `rows` x 4 scores of a tile of `rows * threads_y` queries by
+    /// `4 * threads_x` keys, with the head dimension staged `chunk` at a time and `value_keys` values.
+    Blocked {
+        rows: u32,
+        threads_x: u32,
+        threads_y: u32,
+        chunk: u32,
+        value_keys: u32,
+    },
+    /// `attention_broadcast.wgsl`: an invocation computes four whole rows, `keys` keys at a time.
+    Broadcast { threads: u32, keys: u32 },
+}
+
+/// The largest `head_dim + value_dim` for which four rows of queries and accumulators per lane beat the
+/// blocked tile on a CPU. The broadcast kernel is unrolled over both, so it also bounds compile time:
+/// through workgroup memory, llvmpipe on LLVM 15 takes 37 s for 64 and 97 s for 128.
+const BROADCAST_DIMS: u32 = 256;
+const PORTABLE_BROADCAST_DIMS: u32 = 32;
+
+impl Tile {
+    /// A CPU's lanes are its vector registers: rows across lanes, keys broadcast, one subgroup per workgroup
+    /// where the subgroup hands the keys round. A GPU gets register blocks over a staged tile, as large as
+    /// its registers (about 200 floats per invocation) and workgroup memory allow.
+    pub fn choose(
+        capabilities: &Capabilities,
+        variant: Variant,
+        head_dim: u32,
+        value_dim: u32,
+    ) -> Self {
+        let dims = head_dim + value_dim;
+        if capabilities.cpu {
+            match (variant, capabilities.fixed_subgroup_size()) {
+                (Variant::Subgroup, Some(size)) if size <= 8 && dims <= BROADCAST_DIMS => {
+                    return Self::Broadcast {
+                        threads: size,
+                        keys: size,
+                    };
+                }
+                (Variant::Portable, _) if dims <= PORTABLE_BROADCAST_DIMS => {
+                    return Self::Broadcast {
+                        threads: 64,
+                        keys: 8,
+                    };
+                }
+                _ => {}
+            }
+        }
+        let threads_x = match variant {
+            Variant::Portable => 8,
+            Variant::Subgroup => capabilities.lanes_within_subgroup(8),
+        };
+        let threads_y = 64 / threads_x;
+        let rows = if value_dim <= 128 { 8 } else { 4 };
+        // per step of the head dimension an invocation loads rows + 4 vectors; a long chunk saves barriers
+        let (chunk, value_keys) = if capabilities.workgroup_memory >= 32 * 1024 {
+            (32.min(head_dim.next_multiple_of(4)), 4 * threads_x)
+        } else {
+            (8.min(head_dim.next_multiple_of(4)), 4)
+        };
+        let value_keys = value_keys.min(if value_dim <= 64 { 32 } else { 8 });
+        Self::Blocked {
+            rows,
+            threads_x,
+            threads_y,
+            chunk,
+            value_keys,
+        }
+    }
+
+    pub fn queries(self) -> u32 {
+        match self {
+            Self::Blocked {
+                rows, threads_y, ..
+            } => rows * threads_y,
+            Self::Broadcast { threads, .. } => 4 * threads,
+        }
+    }
+
+    pub fn describe(self) -> String {
+        let queries = self.queries();
+        match self {
+            Self::Blocked {
+                threads_x, rows, ..
+            } => {
+                format!(
+                    "blocked, {queries} queries x {} keys, {rows} x 4 per thread",
+                    4 * threads_x
+                )
+            }
+            Self::Broadcast { keys, .. } => {
+                format!("broadcast, {queries} queries x {keys} keys, 4 rows per lane")
+            }
+        }
+    }
+
+    pub fn kernel(self, variant: Variant) -> Kernel {
+        let (name, parts): (_, &'static [&'static str]) = match (self, variant) {
+            (Self::Blocked { .. }, Variant::Portable) => {
+                ("attention", &[COMMON, PROBLEM, REDUCE_WORKGROUP, BLOCKED])
+            }
+            (Self::Blocked { .. }, Variant::Subgroup) => {
+                ("attention", &[COMMON, PROBLEM, REDUCE_SUBGROUP, BLOCKED])
+            }
+            (Self::Broadcast { .. }, Variant::Portable) => (
+                "attention_broadcast",
+                &[COMMON, PROBLEM, BROADCAST_WORKGROUP, BROADCAST],
+            ),
+            (Self::Broadcast { .. }, Variant::Subgroup) => (
+                "attention_broadcast",
+                &[COMMON, PROBLEM, BROADCAST_SUBGROUP, BROADCAST],
+            ),
+        };
+        Kernel {
+            name,
+            parts,
+            params: super::plan::Params::FIELDS,
+            storage: &[
+                Access::Read,
+                Access::Read,
+                Access::Read,
+                Access::Write,
+                Access::Write,
+            ],
+            stepped: false,
+        }
+    }
+
+    pub fn constants(self, head_dim: u32, value_dim: u32, causal: bool) -> Constants {
+        let mut constants = vec![
+            ("HEAD_DIM", Constant::U32(head_dim)),
+            ("VALUE_DIM", Constant::U32(value_dim)),
+            ("CAUSAL", Constant::Bool(causal)),
+        ];
+        match self {
+            Self::Blocked {
+                rows,
+                threads_x,
+                threads_y,
+                chunk,
+                value_keys,
+            } => constants.extend([
+                ("ROWS", Constant::U32(rows)),
+                ("ROW_VECTORS", Constant::U32(rows / 4)),
+                ("THREADS_X", Constant::U32(threads_x)),
+                ("THREADS_Y", Constant::U32(threads_y)),
+                ("CHUNK", Constant::U32(chunk)),
+                (
+                    "VALUE_VECTORS",
+                    Constant::U32(value_dim.div_ceil(4 * threads_x)),
+                ),
+                ("VALUE_KEYS", Constant::U32(value_keys)),
+            ]),
+            Self::Broadcast { threads, keys } => constants.extend([
+                ("WORKGROUP_SIZE", Constant::U32(threads)),
+                ("KEYS", Constant::U32(keys)),
+            ]),
+        }
+        constants
+    }
+}
