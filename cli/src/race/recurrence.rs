@@ -256,12 +256,7 @@ mod tests {
                 batch: 1,
             };
             let weights = weights(cell, width);
-            let weights = Weights::<f64> {
-                weight_ih: convert(&weights.weight_ih),
-                weight_hh: convert(&weights.weight_hh),
-                bias_ih: convert(&weights.bias_ih),
-                bias_hh: convert(&weights.bias_hh),
-            };
+            let weights: Weights<f64> = weights.convert();
             let input = Random::new("input").uniform((WARM_UP + TAIL) * width, 3.0_f32.sqrt());
             let ones = vec![1.0; width];
             let from = |state: Option<&[f64]>| {
@@ -271,7 +266,13 @@ mod tests {
                     lengths: None,
                 };
                 let weights = std::slice::from_ref(&weights);
-                reference::recurrent(&problem, &convert(&input), weights, initial).output
+                reference::recurrent(
+                    &problem,
+                    &gatefold::reference::convert(&input),
+                    weights,
+                    initial,
+                )
+                .output
             };
             let (zeros, ones) = (from(None), from(Some(&ones)));
             let tail = WARM_UP * width..;
