@@ -239,6 +239,7 @@ fn pack(course: &Course, operation: &Recurrent, weights: &Weights<f32>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatefold::reference::convert;
 
     /// What the judgement of a tail builds on.
     #[test]
@@ -256,12 +257,7 @@ mod tests {
                 batch: 1,
             };
             let weights = weights(cell, width);
-            let weights = Weights::<f64> {
-                weight_ih: convert(&weights.weight_ih),
-                weight_hh: convert(&weights.weight_hh),
-                bias_ih: convert(&weights.bias_ih),
-                bias_hh: convert(&weights.bias_hh),
-            };
+            let weights = weights.convert::<f64>();
             let input = Random::new("input").uniform((WARM_UP + TAIL) * width, 3.0_f32.sqrt());
             let ones = vec![1.0; width];
             let from = |state: Option<&[f64]>| {
