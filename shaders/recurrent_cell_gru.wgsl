@@ -5,13 +5,14 @@
 // Source: Cho et al. 2014, in the variant of cuDNN and PyTorch.
 
 fn cell(
+    direction: u32,
     x: array<f32, NUM_GATES>,
     h: array<f32, NUM_GATES>,
     bias: vec3<f32>,
     state: State,
 ) -> State {
-    let r = sigmoid(clipped(x[0] + h[0]));
-    let z = sigmoid(clipped(x[1] + h[1]));
-    let n = tanh_bounded(clipped(x[2] + r * (h[2] + bias[0])));
+    let r = gate_activation(direction, x[0] + h[0]);
+    let z = gate_activation(direction, x[1] + h[1]);
+    let n = candidate_activation(direction, x[2] + r * (h[2] + bias[0]));
     return State((1.0 - z) * n + z * state.h, 0.0);
 }

@@ -5,17 +5,23 @@
 // Source: Cho et al. 2014; ONNX with linear_before_reset = 0.
 
 // what the second phase multiplies in place of h
-fn reset(x: array<f32, NUM_GATES>, h: array<f32, NUM_GATES>, state_h: f32) -> f32 {
-    return sigmoid(clipped(x[0] + h[0])) * state_h;
+fn reset(
+    direction: u32,
+    x: array<f32, NUM_GATES>,
+    h: array<f32, NUM_GATES>,
+    state_h: f32,
+) -> f32 {
+    return gate_activation(direction, x[0] + h[0]) * state_h;
 }
 
 fn cell(
+    direction: u32,
     x: array<f32, NUM_GATES>,
     h: array<f32, NUM_GATES>,
     none: vec3<f32>,
     state: State,
 ) -> State {
-    let z = sigmoid(clipped(x[1] + h[1]));
-    let n = tanh_bounded(clipped(x[2] + h[2]));
+    let z = gate_activation(direction, x[1] + h[1]);
+    let n = candidate_activation(direction, x[2] + h[2]);
     return State((1.0 - z) * n + z * state.h, 0.0);
 }

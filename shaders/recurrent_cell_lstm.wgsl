@@ -6,27 +6,28 @@
 // Source: Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000, as in PyTorch;
 // peepholes of Gers and Schmidhuber 2000, as in ONNX.
 
-fn gate(x: f32, h: f32, peephole: f32, c: f32) -> f32 {
+fn gate(direction: u32, x: f32, h: f32, peephole: f32, c: f32) -> f32 {
     var sum = x + h;
     if (NUM_UNIT_WEIGHTS == 3u) {
         sum += peephole * c;
     }
-    return sigmoid(clipped(sum));
+    return gate_activation(direction, sum);
 }
 
 fn cell(
+    direction: u32,
     x: array<f32, NUM_GATES>,
     h: array<f32, NUM_GATES>,
     peephole: vec3<f32>,
     state: State,
 ) -> State {
-    let i = gate(x[0], h[0], peephole[0], state.c);
+    let i = gate(direction, x[0], h[0], peephole[0], state.c);
     var f = 1.0 - i;
     if (!COUPLED) {
-        f = gate(x[1], h[1], peephole[1], state.c);
+        f = gate(direction, x[1], h[1], peephole[1], state.c);
     }
-    let g = tanh_bounded(clipped(x[2] + h[2]));
+    let g = candidate_activation(direction, x[2] + h[2]);
     let c = f * state.c + i * g;
-    let o = gate(x[3], h[3], peephole[2], c);
-    return State(o * tanh_bounded(c), c);
+    let o = gate(direction, x[3], h[3], peephole[2], c);
+    return State(o * output_activation(direction, c), c);
 }

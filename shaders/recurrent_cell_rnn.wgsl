@@ -2,14 +2,11 @@
 // Source: Elman 1990.
 
 fn cell(
+    direction: u32,
     x: array<f32, NUM_GATES>,
     h: array<f32, NUM_GATES>,
     none: vec3<f32>,
     state: State,
 ) -> State {
-    let sum = clipped(x[0] + h[0]);
-    if (RELU) {
-        return State(max(sum, 0.0), 0.0);
-    }
-    return State(tanh_bounded(sum), 0.0);
+    return State(candidate_activation(direction, x[0] + h[0]), 0.0);
 }

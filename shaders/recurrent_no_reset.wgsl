@@ -2,6 +2,11 @@
 // recurrent_cell_gru_reset_before.wgsl.
 
 // never called
-fn reset(x: array<f32, NUM_GATES>, h: array<f32, NUM_GATES>, state_h: f32) -> f32 {
+fn reset(
+    direction: u32,
+    x: array<f32, NUM_GATES>,
+    h: array<f32, NUM_GATES>,
+    state_h: f32,
+) -> f32 {
     return state_h;
 }

@@ -46,6 +46,7 @@ struct Params {
     h_n_first: u32,
     c_n_first: u32,
     output_first: u32,
+    activations: u32,
 }
 
 const HAS_H_0: u32 = 1u;

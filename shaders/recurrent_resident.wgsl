@@ -111,7 +111,7 @@ fn recurrent_resident(
                     let moment = moment_of(params.first_step + s, row, direction);
                     if (moment.inside) {
                         let x = gates_x(moment, direction, row, unit);
-                        let h = reset(x, gates_h(b, unit), state[p].h);
+                        let h = reset(direction, x, gates_h(b, unit), state[p].h);
                         wg_h[b * BLOCKS * 8u + unit] = h;
                     }
                 }
@@ -134,7 +134,7 @@ fn recurrent_resident(
                 if (moment.inside) {
                     let x = gates_x(moment, direction, row, unit);
                     let own = unit_weights(direction, unit);
-                    state[p] = cell(x, gates_h(b, unit), own, state[p]);
+                    state[p] = cell(direction, x, gates_h(b, unit), own, state[p]);
                     wg_h[b * BLOCKS * 8u + unit] = state[p].h;
                 }
                 store_state(moment, direction, row, unit, state[p]);

@@ -135,13 +135,13 @@ fn recurrent_stepped(
                     let at = state_at(direction, row, own_unit);
                     let sum_z = params.num_directions * params.batch * params.hidden_size + at;
                     if (!second_phase) {
-                        scratch[at] = reset(x, gates_h, state.h);
+                        scratch[at] = reset(direction, x, gates_h, state.h);
                         scratch[sum_z] = gates_h[Z];
                         continue;
                     }
                     gates_h[Z] = scratch[sum_z];
                 }
-                state = cell(x, gates_h, unit_weights(direction, own_unit), state);
+                state = cell(direction, x, gates_h, unit_weights(direction, own_unit), state);
             }
             store_state(moment, direction, row, own_unit, state);
         }

@@ -23,7 +23,7 @@ pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
 pub use plan::{Plan, Variant};
 pub use recurrent::{
-    Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
-    RecurrentWeights, Tier,
+    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig,
+    RecurrentShape, RecurrentWeights, Tier,
 };
 pub use wgpu;

@@ -19,10 +19,12 @@
 //! Source: Hochreiter and Schmidhuber 1997 (LSTM); Cho et al. 2014 (GRU); Appleyard et al. 2016 (the
 //! projection hoisted out of the loop); Diamos et al. 2016 (weights that stay on the chip).
 
+mod activation;
 mod pack;
 mod plan;
 mod tile;
 
+pub use activation::{Activation, Activations};
 pub use pack::RecurrentWeights;
 
 use crate::{Bound, Context, Error, Plan, Variant};
@@ -128,6 +130,8 @@ pub struct RecurrentConfig {
     pub direction: Direction,
     /// Whether the gates of an LSTM look at the cell state, too: see [`RecurrentWeights::peephole`].
     pub peephole: bool,
+    /// Of each direction, functions other than [`Cell::activations`]; the kernels for these are slower.
+    pub activations: Option<[Activations; 2]>,
     /// Bounds what goes into the activations to `-clip..clip`, as ONNX does.
     pub clip: Option<f32>,
     /// Forces a tier; otherwise the one that suits shape and device is taken.
@@ -145,6 +149,7 @@ impl Default for RecurrentConfig {
             num_layers: 1,
             direction: Direction::Forward,
             peephole: false,
+            activations: None,
             clip: None,
             tier: None,
             variant: None,

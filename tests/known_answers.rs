@@ -178,6 +178,7 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
             2 => Direction::Bidirectional,
             _ => Direction::Forward,
         },
+        activations: None,
         clip: None,
         seq_len,
         batch,

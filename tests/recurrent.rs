@@ -5,8 +5,8 @@ mod common;
 use common::recurrent::{Case, SMALL, check, pack, run, variants};
 use common::{Output, bits, gpu, guises};
 use gatefold::{
-    Capabilities, Cell, Direction, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
-    Tier,
+    Activation, Activations, Capabilities, Cell, Direction, Recurrent, RecurrentBuffers,
+    RecurrentConfig, RecurrentShape, Tier,
 };
 
 const CELLS: [Cell; 6] = [
@@ -187,6 +187,33 @@ fn peepholes_look_at_the_cell_state() {
                 ..SMALL
             });
         }
+    }
+}
+
+#[test]
+fn activations_of_each_direction() {
+    for (at, gate) in Activation::ALL.into_iter().enumerate() {
+        let other = |by: usize| Activation::ALL[(at + by) % Activation::ALL.len()];
+        let forward = Activations {
+            // the state of unbounded gates would grow from step to step
+            gate: Activation::HardSigmoid,
+            candidate: gate,
+            output: other(1),
+        };
+        let backward = Activations {
+            gate: Activation::Sigmoid,
+            candidate: other(2),
+            output: Activation::Softsign,
+        };
+        check(Case {
+            cell: CELLS[at % CELLS.len()],
+            activations: Some([forward, backward]),
+            direction: Direction::Bidirectional,
+            clip: (at % 3 == 0).then_some(0.7),
+            magnitude: 0.5,
+            seq_len: 4,
+            ..SMALL
+        });
     }
 }
 

@@ -42,6 +42,7 @@ params! {
         h_n_first: u32,
         c_n_first: u32,
         output_first: u32,
+        activations: u32,
     }
 }
 
@@ -442,10 +443,11 @@ impl Planner<'_> {
             h_n_first,
             c_n_first,
             output_first,
+            activations: config.activation_bits(),
         };
         let scratch = Operand::whole("scratch", 4 * self.scratch.layer_output);
         Dispatch {
-            kernel: self.tile.kernel(config.cell, self.variant),
+            kernel: self.tile.kernel(config, self.variant),
             constants: self.tile.constants(config),
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],

@@ -12,6 +12,8 @@ const CELL_LSTM: &str = include_str!("../../shaders/recurrent_cell_lstm.wgsl");
 const CELL_GRU: &str = include_str!("../../shaders/recurrent_cell_gru.wgsl");
 const CELL_GRU_RESET_BEFORE: &str =
     include_str!("../../shaders/recurrent_cell_gru_reset_before.wgsl");
+const ACTIVATIONS_DEFAULT: &str = include_str!("../../shaders/recurrent_activations_default.wgsl");
+const ACTIVATIONS_NAMED: &str = include_str!("../../shaders/recurrent_activations_named.wgsl");
 const NO_RESET: &str = include_str!("../../shaders/recurrent_no_reset.wgsl");
 const HIDDEN_WORKGROUP: &str = include_str!("../../shaders/recurrent_hidden_workgroup.wgsl");
 const HIDDEN_SUBGROUP: &str = include_str!("../../shaders/recurrent_hidden_subgroup.wgsl");
@@ -119,29 +121,34 @@ impl Tile {
         }
     }
 
-    pub fn kernel(self, cell: Cell, variant: Variant) -> Kernel {
-        let subgroup = variant == Variant::Subgroup;
+    pub fn kernel(self, config: &RecurrentConfig, variant: Variant) -> Kernel {
         // the parts of a kernel are static data: one list per combination
         macro_rules! parts {
             ($($cell:ident),*) => {
-                match (self, subgroup) {
-                    (Self::Stepped { .. }, _) => &[COMMON, PROBLEM, $($cell,)* STEPPED],
-                    (Self::Resident { registers: true, .. }, true) => {
-                        &[COMMON, PROBLEM, $($cell,)* HIDDEN_SUBGROUP, REGISTERS, RESIDENT]
-                    }
-                    (Self::Resident { registers: true, .. }, false) => {
-                        &[COMMON, PROBLEM, $($cell,)* HIDDEN_WORKGROUP, REGISTERS, RESIDENT]
-                    }
-                    (Self::Resident { registers: false, .. }, true) => {
-                        &[COMMON, PROBLEM, $($cell,)* HIDDEN_SUBGROUP, STREAMED, RESIDENT]
-                    }
-                    (Self::Resident { registers: false, .. }, false) => {
-                        &[COMMON, PROBLEM, $($cell,)* HIDDEN_WORKGROUP, STREAMED, RESIDENT]
-                    }
+                match config.activations {
+                    None => parts!(@ ACTIVATIONS_DEFAULT, $($cell),*),
+                    Some(_) => parts!(@ ACTIVATIONS_NAMED, $($cell),*),
+                }
+            };
+            (@ $($part:ident),*) => {
+                match self {
+                    Self::Stepped { .. } => &[COMMON, PROBLEM, $($part,)* STEPPED],
+                    Self::Resident { registers: true, .. } => match variant {
+                        Variant::Subgroup => {
+                            &[COMMON, PROBLEM, $($part,)* HIDDEN_SUBGROUP, REGISTERS, RESIDENT]
+                        }
+                        _ => &[COMMON, PROBLEM, $($part,)* HIDDEN_WORKGROUP, REGISTERS, RESIDENT],
+                    },
+                    Self::Resident { registers: false, .. } => match variant {
+                        Variant::Subgroup => {
+                            &[COMMON, PROBLEM, $($part,)* HIDDEN_SUBGROUP, STREAMED, RESIDENT]
+                        }
+                        _ => &[COMMON, PROBLEM, $($part,)* HIDDEN_WORKGROUP, STREAMED, RESIDENT],
+                    },
                 }
             };
         }
-        let parts: &'static [&'static str] = match cell {
+        let parts: &'static [&'static str] = match config.cell {
             Cell::RnnTanh | Cell::RnnRelu => parts!(CELL_RNN, NO_RESET),
             Cell::Lstm | Cell::LstmCoupled => parts!(CELL_LSTM, NO_RESET),
             Cell::Gru => parts!(CELL_GRU, NO_RESET),

@@ -1,7 +1,7 @@
 //! The meaning of [`Recurrent`](crate::Recurrent): a sweep over time, and one function per cell.
 
 use super::{Real, convert};
-use crate::{Cell, Direction};
+use crate::{Activation, Activations, Cell, Direction};
 
 /// The numbers of a problem.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,6 +16,8 @@ pub struct Problem {
     pub num_layers: usize,
     /// The direction of all layers.
     pub direction: Direction,
+    /// Of each direction; if absent, [`Cell::activations`].
+    pub activations: Option<[Activations; 2]>,
     /// Bounds what goes into the activations.
     pub clip: Option<f32>,
     /// Steps.
@@ -96,6 +98,9 @@ pub fn recurrent<R: Real>(
         let mut output = vec![R::ZERO; seq_len * batch * directions * hidden_size];
         for direction in 0..directions {
             let at = layer * directions + direction;
+            let functions = problem
+                .activations
+                .map_or(cell.activations(), |all| all[direction]);
             let take = |x: Option<&[R]>| match x {
                 Some(x) => x[at * state..][..state].to_vec(),
                 None => vec![R::ZERO; state],
@@ -115,7 +120,7 @@ pub fn recurrent<R: Real>(
                     let x = &layer_input[(time * batch + row) * width..][..width];
                     let own = row * hidden_size..(row + 1) * hidden_size;
                     let (h, c) = (&mut h[own.clone()], &mut c[own]);
-                    one_step(problem, &weights[at], x, h, c);
+                    one_step(problem, functions, &weights[at], x, h, c);
                     let token = (time * batch + row) * directions + direction;
                     output[token * hidden_size..][..hidden_size].copy_from_slice(h);
                 }
@@ -135,7 +140,14 @@ pub fn recurrent<R: Real>(
 }
 
 /// `h` and `c` of one row, from one step to the next.
-fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [R], c: &mut [R]) {
+fn one_step<R: Real>(
+    problem: &Problem,
+    functions: Activations,
+    weights: &Weights<R>,
+    x: &[R],
+    h: &mut [R],
+    c: &mut [R],
+) {
     let hidden_size = problem.hidden_size;
     let gates_x = affine(&weights.weight_ih, x, &weights.bias_ih);
     let mut gates_h = affine(&weights.weight_hh, h, &weights.bias_hh);
@@ -145,10 +157,11 @@ fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [
             .min(R::from_f64(clip.into())),
         None => x,
     };
-    let sigmoid = |x: R| R::ONE / (R::ONE + (-x).exp());
+    let gate = |x: R| activation(functions.gate, clip(x));
+    let candidate = |x: R| activation(functions.candidate, clip(x));
     if problem.cell == Cell::GruResetBefore {
         // n is a product with r h
-        let reset = |unit: usize| sigmoid(clip(gates_x[unit] + gates_h[unit])) * h[unit];
+        let reset = |unit: usize| gate(gates_x[unit] + gates_h[unit]) * h[unit];
         let reset_h: Vec<R> = (0..hidden_size).map(reset).collect();
         let n = 2 * hidden_size;
         let bias = weights.bias_hh.get(n..).unwrap_or_default();
@@ -162,38 +175,55 @@ fn one_step<R: Real>(problem: &Problem, weights: &Weights<R>, x: &[R], h: &mut [
     for unit in 0..hidden_size {
         let x = |gate: usize| gates_x[gate * hidden_size + unit];
         let r = |gate: usize| gates_h[gate * hidden_size + unit];
-        let sum = |gate: usize| clip(x(gate) + r(gate));
+        let sum = |gate: usize| x(gate) + r(gate);
         match problem.cell {
-            Cell::RnnTanh => h[unit] = sum(0).tanh(),
-            Cell::RnnRelu => h[unit] = sum(0).max(R::ZERO),
+            Cell::RnnTanh | Cell::RnnRelu => h[unit] = candidate(sum(0)),
             Cell::Lstm | Cell::LstmCoupled => {
                 let coupled = problem.cell == Cell::LstmCoupled;
-                let peephole = |which: usize| weights.peephole.get(which * hidden_size + unit);
-                let gate = |gate: usize, which: usize, c: R| {
-                    let sum = x(gate) + r(gate);
-                    sigmoid(clip(
-                        peephole(which).map_or(sum, |&weight| sum + weight * c),
-                    ))
+                let look = |which: usize, c: R| {
+                    let weight = weights.peephole.get(which * hidden_size + unit);
+                    weight.map_or(R::ZERO, |&weight| weight * c)
                 };
-                let i = gate(0, 0, c[unit]);
+                let i = gate(sum(0) + look(0, c[unit]));
                 let f = if coupled {
                     R::ONE - i
                 } else {
-                    gate(1, 1, c[unit])
+                    gate(sum(1) + look(1, c[unit]))
                 };
-                c[unit] = f * c[unit] + i * sum(2).tanh();
-                h[unit] = gate(3, 2, c[unit]) * c[unit].tanh();
+                c[unit] = f * c[unit] + i * candidate(sum(2));
+                let o = gate(sum(3) + look(2, c[unit]));
+                h[unit] = o * activation(functions.output, c[unit]);
             }
             Cell::Gru => {
-                let (reset, z) = (sigmoid(sum(0)), sigmoid(sum(1)));
-                let n = clip(x(2) + reset * r(2)).tanh();
+                let (reset, z) = (gate(sum(0)), gate(sum(1)));
+                let n = candidate(x(2) + reset * r(2));
                 h[unit] = (R::ONE - z) * n + z * h[unit];
             }
             Cell::GruResetBefore => {
-                let (z, n) = (sigmoid(sum(1)), sum(2).tanh());
+                let (z, n) = (gate(sum(1)), candidate(sum(2)));
                 h[unit] = (R::ONE - z) * n + z * h[unit];
             }
         }
+    }
+}
+
+fn activation<R: Real>(activation: Activation, x: R) -> R {
+    let number = |value: f64| R::from_f64(value);
+    match activation {
+        Activation::Sigmoid => R::ONE / (R::ONE + (-x).exp()),
+        Activation::Tanh | Activation::ScaledTanh => x.tanh(),
+        Activation::Relu => x.max(R::ZERO),
+        Activation::Affine => x,
+        Activation::LeakyRelu if x < R::ZERO => number(0.01) * x,
+        Activation::ThresholdedRelu if x <= R::ONE => R::ZERO,
+        Activation::HardSigmoid => {
+            let line = number(0.2) * x + number(0.5);
+            line.max(R::ZERO).min(R::ONE)
+        }
+        Activation::Elu if x < R::ZERO => x.exp() - R::ONE,
+        Activation::LeakyRelu | Activation::ThresholdedRelu | Activation::Elu => x,
+        Activation::Softsign => x / (R::ONE + x.max(-x)),
+        Activation::Softplus => x.max(R::ZERO) + (R::ONE + (-x.max(-x)).exp()).ln(),
     }
 }
 

@@ -93,6 +93,7 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                 num_layers: 2,
                 direction: Direction::Bidirectional,
                 peephole,
+                activations: peephole.then_some([cell.activations(); 2]),
                 clip: Some(1.0),
                 ..Default::default()
             };

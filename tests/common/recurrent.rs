@@ -6,8 +6,8 @@ use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::reference::recurrent::{self as reference, Initial, Problem, Weights};
 use gatefold::reference::{Real, convert};
 use gatefold::{
-    Cell, Direction, Given, Gpu, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
-    RecurrentWeights, Tier, Variant,
+    Activations, Cell, Direction, Given, Gpu, Recurrent, RecurrentBuffers, RecurrentConfig,
+    RecurrentShape, RecurrentWeights, Tier, Variant,
 };
 
 use super::{Output, Random, bits, gpu, guises};
@@ -24,6 +24,7 @@ pub struct Case {
     pub batch: u32,
     pub bias: bool,
     pub peephole: bool,
+    pub activations: Option<[Activations; 2]>,
     /// Whether h_0 (and c_0 of an LSTM) are given.
     pub states: bool,
     pub lengths: Option<&'static [u32]>,
@@ -42,6 +43,7 @@ pub const SMALL: Case = Case {
     batch: 3,
     bias: true,
     peephole: false,
+    activations: None,
     states: true,
     lengths: None,
     magnitude: 1.5,
@@ -66,6 +68,7 @@ impl Case {
             num_layers: self.num_layers,
             direction: self.direction,
             peephole: self.peephole,
+            activations: self.activations,
             clip: self.clip,
             tier,
             variant,
@@ -97,6 +100,7 @@ impl Case {
             hidden_size: self.hidden_size as usize,
             num_layers: self.num_layers as usize,
             direction: self.direction,
+            activations: self.activations,
             clip: self.clip,
             seq_len: self.seq_len as usize,
             batch: self.batch as usize,

@@ -109,6 +109,7 @@ impl Recurrent {
             hidden_size: config.hidden_size as usize,
             num_layers: config.num_layers as usize,
             direction: config.direction,
+            activations: config.activations,
             clip: config.clip,
             seq_len: shape.seq_len as usize,
             batch: shape.batch as usize,

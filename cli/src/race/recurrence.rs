@@ -62,6 +62,7 @@ impl Recurrence {
             hidden_size: width,
             num_layers: 1,
             direction: Direction::Forward,
+            activations: None,
             clip: None,
             seq_len: steps.len(),
             batch: 1,
@@ -239,6 +240,7 @@ fn pack(course: &Course, operation: &Recurrent, weights: &Weights<f32>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatefold::reference::convert;
 
     /// What the judgement of a tail builds on.
     #[test]
@@ -251,12 +253,13 @@ mod tests {
                 hidden_size: width,
                 num_layers: 1,
                 direction: Direction::Forward,
+                activations: None,
                 clip: None,
                 seq_len: WARM_UP + TAIL,
                 batch: 1,
             };
             let weights = weights(cell, width);
-            let weights: Weights<f64> = weights.convert();
+            let weights = weights.convert::<f64>();
             let input = Random::new("input").uniform((WARM_UP + TAIL) * width, 3.0_f32.sqrt());
             let ones = vec![1.0; width];
             let from = |state: Option<&[f64]>| {

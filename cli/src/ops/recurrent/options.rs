@@ -1,7 +1,7 @@
 //! The flags of the three operations, and what they say about the cell.
 
 use clap::{Args, ValueEnum};
-use gatefold::{Cell, RecurrentConfig, Tier};
+use gatefold::{Activation, Activations, Cell, RecurrentConfig, Tier};
 
 use super::Op;
 use crate::args::RunCommon;
@@ -141,15 +141,16 @@ pub fn config(
             "--linear-before-reset: only a gru has that gate",
         ));
     }
-    activations(op, options)?;
     let flag = options.linear_before_reset;
     let reset_after = flag.map_or(reset_after, |flag| flag == 1);
+    let cell = match cell(op, options.nonlinearity)? {
+        Cell::Gru if !reset_after => Cell::GruResetBefore,
+        Cell::Lstm if options.input_forget => Cell::LstmCoupled,
+        cell => cell,
+    };
     Ok(RecurrentConfig {
-        cell: match cell(op, options.nonlinearity)? {
-            Cell::Gru if !reset_after => Cell::GruResetBefore,
-            Cell::Lstm if options.input_forget => Cell::LstmCoupled,
-            cell => cell,
-        },
+        cell,
+        activations: activations(op, cell, options)?,
         clip: options.clip,
         tier: tier(options.tier)?,
         ..Default::default()
@@ -166,56 +167,60 @@ pub fn cell(op: Op, nonlinearity: Option<Nonlinearity>) -> Result<Cell> {
     }
 }
 
-/// ONNX's names; those that a kernel has are the defaults.
-const ACTIVATIONS: [&str; 11] = [
-    "Relu",
-    "Tanh",
-    "Sigmoid",
-    "Affine",
-    "LeakyRelu",
-    "ThresholdedRelu",
-    "ScaledTanh",
-    "HardSigmoid",
-    "Elu",
-    "Softsign",
-    "Softplus",
-];
-
-fn activations(op: Op, options: &RunOptions) -> Result<()> {
+/// The functions of each direction, if they are others than the cell's own.
+fn activations(op: Op, cell: Cell, options: &RunOptions) -> Result<Option<[Activations; 2]>> {
     let Some(names) = &options.activations else {
-        return Ok(());
+        return Ok(None);
     };
+    if options.nonlinearity.is_some() {
+        return Err(Error::usage(
+            "--activations and --nonlinearity say the same",
+        ));
+    }
+    let mut all = Vec::new();
     for name in names {
-        if !ACTIVATIONS.contains(&name.as_str()) {
-            let known = ACTIVATIONS.join(", ");
+        let same = |activation: &Activation| activation.name().eq_ignore_ascii_case(name);
+        let Some(activation) = Activation::ALL.into_iter().find(same) else {
+            let known = Activation::ALL.map(Activation::name).join(", ");
             return Err(Error::usage(format_args!(
                 "--activations: no {name}; there are {known}"
             )));
-        }
+        };
+        all.push(activation);
     }
-    let defaults: &[&str] = match op {
-        Op::Rnn => &["Tanh"],
-        Op::Lstm => &["Sigmoid", "Tanh", "Tanh"],
-        Op::Gru => &["Sigmoid", "Tanh"],
+    let each = match op {
+        Op::Rnn => 1,
+        Op::Lstm => 3,
+        Op::Gru => 2,
     };
     let directions = match options.direction {
         Some(Direction::Bidirectional) => 2,
         _ => 1,
     };
-    let expected = defaults.len() * directions;
-    if names.len() != expected {
+    if all.len() != each * directions {
         return Err(Error::usage(format_args!(
-            "--activations: {} names, expected {expected}",
-            names.len()
+            "--activations: {} names, expected {}",
+            all.len(),
+            each * directions
         )));
     }
-    if names.iter().ne(defaults.repeat(directions)) {
-        return Err(Error::not_yet(format_args!(
-            "--activations {}",
-            names.join(",")
-        )));
-    }
-    Ok(())
+    let own = cell.activations();
+    let of = |direction: usize| match all[direction * each..][..each] {
+        [candidate] => Activations { candidate, ..own },
+        [gate, candidate] => Activations {
+            gate,
+            candidate,
+            ..own
+        },
+        [gate, candidate, output] => Activations {
+            gate,
+            candidate,
+            output,
+        },
+        _ => own,
+    };
+    let found = [of(0), of(directions - 1)];
+    Ok((found != [own; 2]).then_some(found))
 }
 
 fn positive(text: &str) -> Result<f32, String> {
