@@ -259,7 +259,7 @@ mod tests {
                 batch: 1,
             };
             let weights = weights(cell, width);
-            let weights = weights.convert::<f64>();
+            let weights: Weights<f64> = weights.convert();
             let input = Random::new("input").uniform((WARM_UP + TAIL) * width, 3.0_f32.sqrt());
             let ones = vec![1.0; width];
             let from = |state: Option<&[f64]>| {
@@ -269,7 +269,13 @@ mod tests {
                     lengths: None,
                 };
                 let weights = std::slice::from_ref(&weights);
-                reference::recurrent(&problem, &convert(&input), weights, initial).output
+                reference::recurrent(
+                    &problem,
+                    &gatefold::reference::convert(&input),
+                    weights,
+                    initial,
+                )
+                .output
             };
             let (zeros, ones) = (from(None), from(Some(&ones)));
             let tail = WARM_UP * width..;
