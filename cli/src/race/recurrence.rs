@@ -240,7 +240,6 @@ fn pack(course: &Course, operation: &Recurrent, weights: &Weights<f32>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatefold::reference::convert;
 
     /// What the judgement of a tail builds on.
     #[test]
