@@ -2,35 +2,48 @@
 // all choices are one kernel. Same names as recurrent_activations_default.wgsl.
 // Source: ONNX, operators RNN, GRU and LSTM, with the default alpha and beta.
 
+const SIGMOID: u32 = 0u;
+const TANH: u32 = 1u;
+const RELU_BY_NAME: u32 = 2u;
+const AFFINE: u32 = 3u;
+const LEAKY_RELU: u32 = 4u;
+const THRESHOLDED_RELU: u32 = 5u;
+const SCALED_TANH: u32 = 6u;
+const HARD_SIGMOID: u32 = 7u;
+const ELU: u32 = 8u;
+const SOFTSIGN: u32 = 9u;
+const SOFTPLUS: u32 = 10u;
+
 fn activation(direction: u32, role: u32, x: f32) -> f32 {
     switch (params.activations >> (4u * (3u * direction + role))) & 15u {
-        case 0u: {
+        case SIGMOID: {
             return sigmoid(x);
         }
-        case 1u, 6u: {
+        case TANH, SCALED_TANH: {
             return tanh_bounded(x);
         }
-        case 2u: {
+        case RELU_BY_NAME: {
             return max(x, 0.0);
         }
-        case 4u: {
+        case LEAKY_RELU: {
             return select(x, 0.01 * x, x < 0.0);
         }
-        case 5u: {
+        case THRESHOLDED_RELU: {
             return select(0.0, x, x > 1.0);
         }
-        case 7u: {
+        case HARD_SIGMOID: {
             return clamp(0.2 * x + 0.5, 0.0, 1.0);
         }
-        case 8u: {
+        case ELU: {
             return select(x, exp(min(x, 0.0)) - 1.0, x < 0.0);
         }
-        case 9u: {
+        case SOFTSIGN: {
             return x / (1.0 + abs(x));
         }
-        case 10u: {
+        case SOFTPLUS: {
             return max(x, 0.0) + log(1.0 + exp(-abs(x)));
         }
+        // AFFINE
         default: {
             return x;
         }

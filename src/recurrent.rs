@@ -22,6 +22,7 @@
 mod activation;
 mod pack;
 mod plan;
+mod steps;
 mod tile;
 
 pub use activation::{Activation, Activations};

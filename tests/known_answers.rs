@@ -196,6 +196,83 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
     }
 }
 
+/// One step of one row from `h` and `c`, with an input and input weights of 0.
+fn one_step(
+    cell: Cell,
+    weights: recurrent::Weights<f64>,
+    h: &[f64],
+    c: &[f64],
+) -> recurrent::Output<f64> {
+    let problem = recurrent::Problem {
+        cell,
+        input_size: 1,
+        hidden_size: h.len(),
+        num_layers: 1,
+        direction: Direction::Forward,
+        activations: None,
+        clip: None,
+        seq_len: 1,
+        batch: 1,
+    };
+    let initial = recurrent::Initial {
+        h_0: Some(h),
+        c_0: (!c.is_empty()).then_some(c),
+        lengths: None,
+    };
+    recurrent::recurrent(&problem, &[0.0], &[weights], initial)
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+#[test]
+fn a_reset_before_the_product_scales_h_itself() {
+    // r and z are 1/2, and n crosses the units over
+    let mut weight_hh = vec![0.0; 12];
+    weight_hh[9] = 1.0;
+    weight_hh[10] = 1.0;
+    let mut bias_hh = vec![0.0; 6];
+    bias_hh[4] = 0.25;
+    let weights = recurrent::Weights {
+        weight_ih: vec![0.0; 6],
+        weight_hh,
+        bias_ih: vec![0.0; 6],
+        bias_hh,
+        peephole: vec![],
+    };
+    let [a, b] = [0.6, -0.2];
+    let before = one_step(Cell::GruResetBefore, weights.clone(), &[a, b], &[]).output;
+    let expected = [
+        0.5 * (0.5 * b + 0.25_f64).tanh() + 0.5 * a,
+        0.5 * (0.5 * a).tanh() + 0.5 * b,
+    ];
+    assert!((before[0] - expected[0]).abs() < 1e-15 && (before[1] - expected[1]).abs() < 1e-15);
+    // after it, the bias is scaled, too
+    let after = one_step(Cell::Gru, weights, &[a, b], &[]).output;
+    let expected = 0.5 * (0.5 * (b + 0.25_f64)).tanh() + 0.5 * a;
+    assert!((after[0] - expected).abs() < 1e-15);
+}
+
+#[test]
+fn peepholes_of_i_and_f_see_the_old_cell_and_that_of_o_the_new() {
+    let weights = recurrent::Weights {
+        weight_ih: vec![0.0; 4],
+        weight_hh: vec![0.0; 4],
+        bias_ih: vec![0.0, 0.0, 0.7, 0.0],
+        bias_hh: vec![0.0; 4],
+        peephole: vec![0.5, -1.0, 2.0],
+    };
+    let (i, g) = (sigmoid(0.5 * 0.8), 0.7_f64.tanh());
+    let got = one_step(Cell::Lstm, weights.clone(), &[0.0], &[0.8]);
+    let c = sigmoid(-0.8) * 0.8 + i * g;
+    assert!((got.c_n[0] - c).abs() < 1e-15);
+    assert!((got.h_n[0] - sigmoid(2.0 * c) * c.tanh()).abs() < 1e-15);
+    let got = one_step(Cell::LstmCoupled, weights, &[0.0], &[0.8]);
+    let c = (1.0 - i) * 0.8 + i * g;
+    assert!((got.c_n[0] - c).abs() < 1e-15);
+}
+
 /// One head of attention with a scale of 1.
 fn one_head(q_len: usize, kv_len: usize, dim: usize) -> reference::Problem {
     reference::Problem {

@@ -50,14 +50,9 @@ fn without_bias_and_states() {
 
 #[test]
 fn reverse_and_both_directions() {
-    check_cells(Case {
-        direction: Direction::Reverse,
-        ..SMALL
-    });
-    check_cells(Case {
-        direction: Direction::Bidirectional,
-        ..SMALL
-    });
+    for direction in [Direction::Reverse, Direction::Bidirectional] {
+        check_cells(Case { direction, ..SMALL });
+    }
 }
 
 #[test]

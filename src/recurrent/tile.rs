@@ -162,7 +162,7 @@ impl Tile {
                 "recurrent_resident"
             },
             parts,
-            params: super::plan::Params::FIELDS,
+            params: super::steps::Params::FIELDS,
             storage: &[
                 Access::Read,
                 Access::Read,

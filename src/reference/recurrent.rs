@@ -98,9 +98,6 @@ pub fn recurrent<R: Real>(
         let mut output = vec![R::ZERO; seq_len * batch * directions * hidden_size];
         for direction in 0..directions {
             let at = layer * directions + direction;
-            let functions = problem
-                .activations
-                .map_or(cell.activations(), |all| all[direction]);
             let take = |x: Option<&[R]>| match x {
                 Some(x) => x[at * state..][..state].to_vec(),
                 None => vec![R::ZERO; state],
@@ -120,7 +117,7 @@ pub fn recurrent<R: Real>(
                     let x = &layer_input[(time * batch + row) * width..][..width];
                     let own = row * hidden_size..(row + 1) * hidden_size;
                     let (h, c) = (&mut h[own.clone()], &mut c[own]);
-                    one_step(problem, functions, &weights[at], x, h, c);
+                    one_step(problem, direction, &weights[at], x, h, c);
                     let token = (time * batch + row) * directions + direction;
                     output[token * hidden_size..][..hidden_size].copy_from_slice(h);
                 }
@@ -142,7 +139,7 @@ pub fn recurrent<R: Real>(
 /// `h` and `c` of one row, from one step to the next.
 fn one_step<R: Real>(
     problem: &Problem,
-    functions: Activations,
+    direction: usize,
     weights: &Weights<R>,
     x: &[R],
     h: &mut [R],
@@ -151,26 +148,19 @@ fn one_step<R: Real>(
     let hidden_size = problem.hidden_size;
     let gates_x = affine(&weights.weight_ih, x, &weights.bias_ih);
     let mut gates_h = affine(&weights.weight_hh, h, &weights.bias_hh);
-    let clip = |x: R| match problem.clip {
-        Some(clip) => x
-            .max(R::from_f64(-f64::from(clip)))
-            .min(R::from_f64(clip.into())),
-        None => x,
-    };
+    let functions = problem
+        .activations
+        .map_or(problem.cell.activations(), |all| all[direction]);
+    let clip = problem.clip.map_or(f64::INFINITY, f64::from);
+    let clip = |x: R| x.max(R::from_f64(-clip)).min(R::from_f64(clip));
     let gate = |x: R| activation(functions.gate, clip(x));
     let candidate = |x: R| activation(functions.candidate, clip(x));
     if problem.cell == Cell::GruResetBefore {
         // n is a product with r h
         let reset = |unit: usize| gate(gates_x[unit] + gates_h[unit]) * h[unit];
         let reset_h: Vec<R> = (0..hidden_size).map(reset).collect();
-        let n = 2 * hidden_size;
-        let bias = weights.bias_hh.get(n..).unwrap_or_default();
-        gates_h.truncate(n);
-        gates_h.extend(affine(
-            &weights.weight_hh[n * hidden_size..],
-            &reset_h,
-            bias,
-        ));
+        let again = affine(&weights.weight_hh, &reset_h, &weights.bias_hh);
+        gates_h[2 * hidden_size..].copy_from_slice(&again[2 * hidden_size..]);
     }
     for unit in 0..hidden_size {
         let x = |gate: usize| gates_x[gate * hidden_size + unit];

@@ -190,6 +190,31 @@ fn onnx_reverse_runs_from_each_sequences_own_end() {
 }
 
 #[test]
+fn onnx_defaults_are_the_standards() {
+    let run = |op, options: &str| {
+        let (inputs, _) = split(&format!("{op}_plain"));
+        let options: Vec<_> = options.split_whitespace().collect();
+        let flags = [&["--format", "onnx", "--reference"], &options[..]].concat();
+        run(op, &onnx(op, &inputs, &[""]), &flags)["Y"]
+            .bytes
+            .clone()
+    };
+    let plain = run("gru", "");
+    assert_eq!(run("gru", "--linear-before-reset 0"), plain);
+    assert_ne!(run("gru", "--linear-before-reset 1"), plain);
+    assert_eq!(run("gru", "--activations Sigmoid,Tanh"), plain);
+    assert_ne!(run("gru", "--activations HardSigmoid,Tanh"), plain);
+    let plain = run("lstm", "");
+    assert_eq!(run("lstm", "--activations sigmoid,tanh,tanh"), plain);
+    assert_ne!(run("lstm", "--activations Sigmoid,Tanh,Relu"), plain);
+    assert_ne!(run("lstm", "--input-forget"), plain);
+    assert_eq!(
+        run("rnn", "--activations Relu"),
+        run("rnn", "--nonlinearity relu")
+    );
+}
+
+#[test]
 fn keras_tensors_give_what_pytorchs_give() {
     for op in ["rnn", "lstm", "gru"] {
         let (mut inputs, _) = split(&format!("{op}_plain"));
@@ -299,7 +324,7 @@ fn flags_that_do_not_fit_are_refused() {
         (
             &onnx,
             "--format onnx --activations A,B,C",
-            "--activations: no A; there are Relu, ",
+            "--activations: no A; there are Sigmoid, ",
         ),
     ] {
         let options: Vec<_> = options.split_whitespace().chain(["--reference"]).collect();

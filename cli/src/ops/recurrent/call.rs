@@ -44,6 +44,19 @@ pub fn axes<const N: usize>(tensors: &Tensors, name: &str, wanted: &str) -> Resu
     Ok(shape)
 }
 
+/// seq_len, batch and input_size of the input `name`.
+pub fn sequence(tensors: &Tensors, name: &str, batch_first: bool) -> Result<[u32; 3]> {
+    let [seq_len, batch, input_size] = match batch_first {
+        true => {
+            let [batch, seq_len, size] = axes(tensors, name, "[batch, seq_len, input_size]")?;
+            [seq_len, batch, size]
+        }
+        false => axes(tensors, name, "[seq_len, batch, input_size]")?,
+    };
+    at_least_one(tensors, name, "input_size", input_size)?;
+    Ok([seq_len, batch, input_size])
+}
+
 /// A tensor of floats of exactly this shape; `wanted` says it in words.
 pub fn expect(tensors: &Tensors, name: &str, shape: &[u32], wanted: &str) -> Result<()> {
     let found = get(tensors, name)?.shape.iter().copied();

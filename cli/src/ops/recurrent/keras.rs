@@ -3,7 +3,7 @@
 use gatefold::reference::recurrent::Weights;
 use gatefold::{Cell, Given, RecurrentConfig, RecurrentShape};
 
-use super::call::{Call, at_least_one, axes, expect, only, reorder};
+use super::call::{Call, at_least_one, axes, expect, only, reorder, sequence};
 use super::options::{Format, RunOptions, config};
 use super::pytorch::{call_with, states};
 use super::{Op, Recurrent};
@@ -45,8 +45,7 @@ pub fn problem(
     only(tensors, &what, reads, &known.join(", "))?;
     let by_bias = tensors.get("bias").map(|bias| bias.shape.len() == 2);
     let base = config(op, common, options, by_bias.unwrap_or(true))?;
-    let [batch, seq_len, input_size] = axes(tensors, "input", "[batch, seq_len, input_size]")?;
-    at_least_one(tensors, "input", "input_size", input_size)?;
+    let [seq_len, batch, input_size] = sequence(tensors, "input", true)?;
     let gates = base.cell.num_gates();
     let wanted = format!("[hidden_size, {gates} * hidden_size]");
     let [hidden_size, rows] = axes(tensors, "recurrent_kernel", &wanted)?;

@@ -3,7 +3,7 @@
 use gatefold::reference::recurrent::Weights;
 use gatefold::{Cell, Given, RecurrentConfig, RecurrentShape};
 
-use super::call::{Call, at_least_one, axes, expect, lengths, only, reorder};
+use super::call::{Call, at_least_one, axes, expect, lengths, only, reorder, sequence};
 use super::options::{Direction, Format, RunOptions, config};
 use super::{Op, Recurrent};
 use crate::args::RunCommon;
@@ -45,22 +45,7 @@ pub fn problem(
     only(tensors, &what, reads, &known.join(", "))?;
     let base = config(op, common, options, false)?;
     let direction = options.direction.unwrap_or(Direction::Forward).of_library();
-    let (input, wanted) = match options.batch_first {
-        true => (
-            "[batch, seq_len, input_size]",
-            "[batch, directions, hidden_size]",
-        ),
-        false => (
-            "[seq_len, batch, input_size]",
-            "[directions, batch, hidden_size]",
-        ),
-    };
-    let [first, second, input_size] = axes(tensors, "X", input)?;
-    at_least_one(tensors, "X", "input_size", input_size)?;
-    let (seq_len, batch) = match options.batch_first {
-        true => (second, first),
-        false => (first, second),
-    };
+    let [seq_len, batch, input_size] = sequence(tensors, "X", options.batch_first)?;
     let (gates, count) = (base.cell.num_gates(), direction.count());
     let recurrent = format!("[{count}, {gates} * hidden_size, hidden_size]");
     let [_, rows, hidden_size] = axes(tensors, "R", &recurrent)?;
@@ -71,25 +56,7 @@ pub fn problem(
     expect(tensors, "R", &[count, rows, hidden_size], &recurrent)?;
     let words = format!("[{count}, {gates} * hidden_size, input_size]");
     expect(tensors, "W", &[count, rows, input_size], &words)?;
-    if tensors.contains_key("B") {
-        let words = format!("[{count}, 2 * {gates} * hidden_size]");
-        expect(tensors, "B", &[count, 2 * rows], &words)?;
-    }
-    if tensors.contains_key("P") {
-        let words = format!("[{count}, 3 * hidden_size]");
-        expect(tensors, "P", &[count, 3 * hidden_size], &words)?;
-    }
-    for name in ["initial_h", "initial_c"] {
-        if tensors.contains_key(name) {
-            let shape = match options.batch_first {
-                true => [batch, count, hidden_size],
-                false => [count, batch, hidden_size],
-            };
-            expect(tensors, name, &shape, wanted)?;
-        }
-    }
-    lengths(tensors, "sequence_lens", batch, seq_len)?;
-    Ok(Recurrent {
+    let problem = Recurrent {
         op,
         config: RecurrentConfig {
             input_size,
@@ -109,7 +76,41 @@ pub fn problem(
         bias: tensors.contains_key("B"),
         format: Format::Onnx,
         batch_first: options.batch_first,
-    })
+    };
+    optional(&problem, tensors)?;
+    Ok(problem)
+}
+
+/// `B`, `P`, the states and the lengths, where they are given.
+fn optional(problem: &Recurrent, tensors: &Tensors) -> Result<()> {
+    let RecurrentShape { seq_len, batch } = problem.shape;
+    let (count, hidden_size) = (problem.config.direction.count(), problem.config.hidden_size);
+    let gates = problem.config.cell.num_gates();
+    if tensors.contains_key("B") {
+        let words = format!("[{count}, 2 * {gates} * hidden_size]");
+        expect(tensors, "B", &[count, 2 * gates * hidden_size], &words)?;
+    }
+    if tensors.contains_key("P") {
+        let words = format!("[{count}, 3 * hidden_size]");
+        expect(tensors, "P", &[count, 3 * hidden_size], &words)?;
+    }
+    let (shape, words) = match problem.batch_first {
+        true => (
+            [batch, count, hidden_size],
+            "[batch, directions, hidden_size]",
+        ),
+        false => (
+            [count, batch, hidden_size],
+            "[directions, batch, hidden_size]",
+        ),
+    };
+    for name in ["initial_h", "initial_c"] {
+        if tensors.contains_key(name) {
+            expect(tensors, name, &shape, words)?;
+        }
+    }
+    lengths(tensors, "sequence_lens", batch, seq_len)?;
+    Ok(())
 }
 
 pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {

@@ -3,7 +3,7 @@
 use gatefold::reference::recurrent::Weights;
 use gatefold::{Direction, Given, RecurrentConfig, RecurrentShape};
 
-use super::call::{Call, at_least_one, axes, expect, lengths, only};
+use super::call::{Call, at_least_one, axes, expect, lengths, only, sequence};
 use super::options::{Format, RunOptions, config};
 use super::{Op, Recurrent};
 use crate::args::RunCommon;
@@ -66,17 +66,7 @@ fn sizes(op: Op, base: RecurrentConfig, batch_first: bool, tensors: &Tensors) ->
     if found().any(|(stem, ..)| stem == "weight_hr") {
         return Err(Error::not_yet("weight_hr (projection)"));
     }
-    let wanted = if batch_first {
-        "[batch, seq_len, input_size]"
-    } else {
-        "[seq_len, batch, input_size]"
-    };
-    let [first, second, input_size] = axes(tensors, "input", wanted)?;
-    at_least_one(tensors, "input", "input_size", input_size)?;
-    let (seq_len, batch) = match batch_first {
-        true => (second, first),
-        false => (first, second),
-    };
+    let [seq_len, batch, input_size] = sequence(tensors, "input", batch_first)?;
     let gates = base.cell.num_gates();
     get(tensors, "weight_ih_l0")?;
     let [rows, hidden_size] = axes(

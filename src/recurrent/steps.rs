@@ -1,0 +1,324 @@
+//! The dispatches of a call: projections, then runs of steps.
+
+use std::ops::Range;
+
+use super::plan::Scratch;
+use super::tile::Tile;
+use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
+use crate::gemm::{GemmConfig, GemmShape, Part, Product};
+use crate::kernel::{Dispatch, MAX_STEPS, Operand, fold_grid, params};
+use crate::{Capabilities, Variant};
+
+/// The most multiply-adds of one resident workgroup in one dispatch, some tenths of a second of a slow GPU:
+/// drivers reset a device that does not answer for two seconds.
+const RESIDENT_WORK: u64 = 1 << 32;
+
+params! {
+    pub(super) struct Params {
+        hidden_size: u32,
+        batch: u32,
+        seq_len: u32,
+        num_directions: u32,
+        direction: u32,
+        reverse: u32,
+        num_groups: u32,
+        unit_tiles: u32,
+        batch_tiles: u32,
+        first_step: u32,
+        num_steps: u32,
+        chunk_start: u32,
+        chunk_steps: u32,
+        output_time: u32,
+        clip: f32,
+        flags: u32,
+        gates_first: u32,
+        weights_direction: u32,
+        unit_weights_first: u32,
+        h_0_first: u32,
+        c_0_first: u32,
+        h_n_first: u32,
+        c_n_first: u32,
+        output_first: u32,
+        activations: u32,
+    }
+}
+
+const HAS_H_0: u32 = 1;
+const HAS_C_0: u32 = 2;
+const HAS_LENGTHS: u32 = 4;
+const WRITE_H_N: u32 = 8;
+const WRITE_C_N: u32 = 16;
+
+/// What the dispatches of a call depend on.
+pub(super) struct Planner<'a> {
+    pub config: &'a RecurrentConfig,
+    pub capabilities: &'a Capabilities,
+    pub shape: RecurrentShape,
+    pub given: Given,
+    pub tile: Tile,
+    pub variant: Variant,
+    pub scratch: Scratch,
+}
+
+impl Planner<'_> {
+    pub fn layer(&self, layer: u32, chunk_steps: u32, out: &mut Vec<Dispatch>) {
+        let seq_len = self.shape.seq_len;
+        if seq_len == 0 {
+            // one empty step hands the initial state on
+            out.push(self.steps(layer, 0..self.config.direction.count(), &(0..1), 0..1));
+        }
+        for chunk in pieces(0..seq_len, chunk_steps) {
+            for direction in 0..self.config.direction.count() {
+                out.push(self.projection(layer, direction, &chunk));
+            }
+            for directions in self.joint_directions(layer) {
+                for steps in pieces(chunk.clone(), self.steps_each()) {
+                    out.push(self.steps(layer, directions.clone(), &chunk, steps));
+                }
+            }
+        }
+    }
+
+    /// The directions run together, unless the output is too large to be bound as a whole.
+    fn joint_directions(&self, layer: u32) -> Vec<Range<u32>> {
+        let count = self.config.direction.count();
+        let (_, whole) = self.layer_output(layer, 0..self.shape.seq_len);
+        if (whole.end - whole.start) * 4 + 256 <= self.capabilities.storage_binding_size {
+            return std::iter::once(0..count).collect();
+        }
+        (0..count)
+            .map(|direction| direction..direction + 1)
+            .collect()
+    }
+
+    /// The most steps of one entry in the list of dispatches.
+    fn steps_each(&self) -> u32 {
+        match self.tile {
+            Tile::Stepped { .. } => MAX_STEPS / self.config.cell.phases(),
+            Tile::Resident { batch, .. } => {
+                let hidden = u64::from(self.config.hidden_size);
+                (RESIDENT_WORK / (self.config.gates_per_step(batch) * hidden)).clamp(1, 1 << 20)
+                    as u32
+            }
+        }
+    }
+
+    /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
+    /// scratch so that the last one writes the output.
+    fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
+        let width = self.config.direction.count() * self.config.hidden_size;
+        let token = u64::from(self.shape.batch) * u64::from(width);
+        let (name, first) = if (self.config.num_layers - layer) % 2 == 1 {
+            ("output", 0)
+        } else {
+            ("scratch", self.scratch.layer_output)
+        };
+        (
+            name,
+            first + u64::from(times.start) * token..first + u64::from(times.end) * token,
+        )
+    }
+
+    fn layer_input(&self, layer: u32, times: Range<u32>) -> Part {
+        if layer > 0 {
+            return self.layer_output(layer - 1, times);
+        }
+        let token = u64::from(self.shape.batch) * u64::from(self.config.input_size);
+        (
+            "input",
+            u64::from(times.start) * token..u64::from(times.end) * token,
+        )
+    }
+
+    /// 1 if direction 0 runs in reverse; direction 1 is the other way round.
+    fn reverse(&self) -> u32 {
+        (self.config.direction == Direction::Reverse).into()
+    }
+
+    /// The times of some steps of a direction.
+    fn times(&self, direction: u32, steps: &Range<u32>) -> Range<u32> {
+        let seq_len = self.shape.seq_len;
+        if (direction + self.reverse()) % 2 == 1 {
+            seq_len - steps.end..seq_len - steps.start
+        } else {
+            steps.clone()
+        }
+    }
+
+    /// gates_x of a chunk: one product.
+    fn projection(&self, layer: u32, direction: u32, chunk: &Range<u32>) -> Dispatch {
+        let config = self.config;
+        let gate_rows = config.cell.num_gates() * config.hidden_size;
+        let input_size = config.layer_input_size(layer);
+        let packed = config.packed(layer);
+        let start = config.packed_start(layer, direction);
+        let (bias, weight_ih) = (start + packed.bias, start + packed.weight_ih);
+        let weight_len = u64::from(gate_rows) * u64::from(input_size);
+        let gates_len = chunk.len() as u64 * config.gates_per_step(self.shape.batch);
+        let output = self.scratch.gates + u64::from(direction) * gates_len;
+        let gemm = GemmConfig {
+            bias: true,
+            ..Default::default()
+        };
+        let rows = chunk.len() as u32 * self.shape.batch;
+        let product = Product {
+            config: gemm,
+            shape: GemmShape::new(&gemm, rows, gate_rows, input_size),
+            a: self.layer_input(layer, self.times(direction, chunk)),
+            b: ("weights", weight_ih..weight_ih + weight_len),
+            bias: Some(("weights", bias..bias + u64::from(gate_rows))),
+            output: ("scratch", output..output + gates_len),
+        };
+        product.dispatch(self.capabilities, self.variant)
+    }
+
+    /// Some steps of a chunk whose gates_x are there.
+    fn steps(
+        &self,
+        layer: u32,
+        directions: Range<u32>,
+        chunk: &Range<u32>,
+        steps: Range<u32>,
+    ) -> Dispatch {
+        let config = self.config;
+        let packed = config.packed(layer);
+        let first = config.packed_start(layer, directions.start);
+        let end = config.packed_start(layer, directions.end - 1) + packed.weight_ih;
+        let (weights, _) = Operand::elements("weights", first..end);
+
+        let states = self.states(layer);
+        let [h_0_first, c_0_first, h_n_first, c_n_first] = states.each_ref().map(|state| state.1);
+        let [h_0, c_0, h_n, c_n] = states.map(|state| state.0);
+        let lengths = match self.given.lengths {
+            true => Operand::whole("lengths", 4 * u64::from(self.shape.batch)),
+            false => Operand::Unused,
+        };
+        let times = self.touched(&directions, &steps);
+        let (name, elements) = self.layer_output(layer, times.clone());
+        let (output, output_first) = match elements.is_empty() {
+            true => (Operand::Unused, 0),
+            false => Operand::elements(name, elements),
+        };
+
+        let params = Params {
+            output_time: times.start,
+            h_0_first,
+            c_0_first,
+            h_n_first,
+            c_n_first,
+            output_first,
+            ..self.params(layer, &directions, chunk, &steps)
+        };
+        let scratch = Operand::whole("scratch", 4 * self.scratch.layer_output);
+        Dispatch {
+            kernel: self.tile.kernel(config, self.variant),
+            constants: self.tile.constants(config),
+            params: bytemuck::bytes_of(&params).to_vec(),
+            operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],
+            grid: fold_grid(params.num_groups.into()),
+            steps: match self.tile.tier() {
+                Tier::Stepped => params.num_steps * config.cell.phases(),
+                Tier::Resident => 1,
+            },
+        }
+    }
+
+    /// All but where the tensors begin in what is bound.
+    fn params(
+        &self,
+        layer: u32,
+        directions: &Range<u32>,
+        chunk: &Range<u32>,
+        steps: &Range<u32>,
+    ) -> Params {
+        let config = self.config;
+        let RecurrentShape { seq_len, batch } = self.shape;
+        let packed = config.packed(layer);
+        let unit_tiles = match self.tile {
+            Tile::Stepped { units, .. } => config.hidden_size.div_ceil(units),
+            Tile::Resident { .. } => 1,
+        };
+        let batch_tiles = batch.div_ceil(self.tile.batch());
+        let num_groups = u64::from(unit_tiles) * u64::from(batch_tiles) * directions.len() as u64;
+        let gates_direction = chunk.len() as u64 * config.gates_per_step(batch);
+        Params {
+            hidden_size: config.hidden_size,
+            batch,
+            seq_len,
+            num_directions: config.direction.count(),
+            direction: directions.start,
+            reverse: self.reverse(),
+            num_groups: num_groups as u32,
+            unit_tiles,
+            batch_tiles,
+            first_step: steps.start,
+            num_steps: steps.end - steps.start,
+            chunk_start: chunk.start,
+            chunk_steps: chunk.end - chunk.start,
+            clip: config.clip.unwrap_or(f32::MAX),
+            flags: self.flags(),
+            gates_first: (self.scratch.gates + u64::from(directions.start) * gates_direction)
+                as u32,
+            weights_direction: (packed.len / 4) as u32,
+            unit_weights_first: (packed.unit_weights / 4) as u32,
+            activations: config.activation_bits(),
+            ..Default::default()
+        }
+    }
+
+    /// h_0, c_0, h_n and c_n of a layer, and where it begins in what is bound.
+    fn states(&self, layer: u32) -> [(Operand, u32); 4] {
+        let config = self.config;
+        let rows = u64::from(config.direction.count()) * u64::from(self.shape.batch);
+        let len = rows * u64::from(config.hidden_size);
+        let own = u64::from(layer) * len..u64::from(layer + 1) * len;
+        [
+            ("h_0", self.given.h_0),
+            ("c_0", self.given.c_0),
+            ("h_n", self.given.h_n),
+            ("c_n", self.given.c_n),
+        ]
+        .map(|(name, given)| match given {
+            true => Operand::elements(name, own.clone()),
+            false => (Operand::Unused, 0),
+        })
+    }
+
+    /// The times that some steps write, and the one before that the first step reads.
+    fn touched(&self, directions: &Range<u32>, steps: &Range<u32>) -> Range<u32> {
+        let reach = steps.start.saturating_sub(1)..steps.end.min(self.shape.seq_len);
+        directions
+            .clone()
+            .map(|direction| self.times(direction, &reach))
+            .reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+            .unwrap_or(0..0)
+    }
+
+    fn flags(&self) -> u32 {
+        let Given {
+            h_0,
+            c_0,
+            lengths,
+            h_n,
+            c_n,
+        } = self.given;
+        [
+            (h_0, HAS_H_0),
+            (c_0, HAS_C_0),
+            (lengths, HAS_LENGTHS),
+            (h_n, WRITE_H_N),
+            (c_n, WRITE_C_N),
+        ]
+        .into_iter()
+        .filter_map(|(given, flag)| given.then_some(flag))
+        .sum()
+    }
+}
+
+/// `range` in pieces of `each`.
+fn pieces(range: Range<u32>, each: u32) -> impl Iterator<Item = Range<u32>> {
+    let end = range.end;
+    range
+        .step_by(each as usize)
+        .map(move |start| start..end.min(start.saturating_add(each)))
+}
