@@ -1,11 +1,13 @@
 //! Attention on the device: `cargo bench --bench attention`. Each shape is checked before it is timed.
 
+#[path = "common/mod.rs"]
+mod bench;
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use bench::{Bench, shapes};
 use common::{Output, Random, gpu};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use gatefold::clock::Clock;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::reference::{attention as reference, convert};
 use gatefold::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Bound, Causal, Gpu};
@@ -118,24 +120,14 @@ impl Named {
 
 fn attention(criterion: &mut Criterion) {
     let Some(gpu) = gpu() else { return };
-    let clock = Clock::new(gpu).unwrap();
-    // without `--bench` criterion runs each once, as a test, and a CPU would take long over the others
-    let timing = std::env::args().any(|argument| argument == "--bench");
-    let shapes = if timing { &SHAPES[..] } else { &SHAPES[..1] };
-    let mut group = criterion.benchmark_group("attention");
-    group.sample_size(10);
-    for named in shapes {
+    let mut bench = Bench::new(criterion, gpu, "attention");
+    for named in shapes(&SHAPES) {
         let op = Attention::new(gpu.context(), named.config()).unwrap();
         let plan = op.plan(named.shape(), false).unwrap();
         let bound = named.checked(gpu);
-        // elements are floating-point operations: criterion prints them per second
-        group.throughput(Throughput::Elements(plan.flops as u64));
         let id = BenchmarkId::new(named.name, plan.variant);
-        group.bench_function(id, |bencher| {
-            bencher.iter_custom(|n| clock.time(n, |pass| bound.record(pass)).unwrap());
-        });
+        bench.time(id, plan.flops as u64, &bound);
     }
-    group.finish();
 }
 
 criterion_group!(benches, attention);

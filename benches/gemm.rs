@@ -1,11 +1,13 @@
 //! The matrix product on the device: `cargo bench --bench gemm`. Each shape is checked before it is timed.
 
+#[path = "common/mod.rs"]
+mod bench;
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use bench::{Bench, shapes};
 use common::{Output, Random, gpu};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use gatefold::clock::Clock;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::reference::{convert, gemm as reference};
 use gatefold::{Bound, Gemm, GemmBuffers, GemmConfig, GemmShape, Gpu};
@@ -58,26 +60,16 @@ fn checked(gpu: &Gpu, op: &Gemm, [m, n, k]: [u32; 3], shape: GemmShape) -> Bound
 
 fn gemm(criterion: &mut Criterion) {
     let Some(gpu) = gpu() else { return };
-    let clock = Clock::new(gpu).unwrap();
-    // without `--bench` criterion runs each once, as a test
-    let timing = std::env::args().any(|argument| argument == "--bench");
-    let shapes = if timing { &SHAPES[..] } else { &SHAPES[..1] };
-    let mut group = criterion.benchmark_group("gemm");
-    group.sample_size(10);
+    let mut bench = Bench::new(criterion, gpu, "gemm");
     let config = GemmConfig::default();
     let op = Gemm::new(gpu.context(), config).unwrap();
-    for &[m, n, k] in shapes {
+    for &[m, n, k] in shapes(&SHAPES) {
         let shape = GemmShape::new(&config, m, n, k);
         let plan = op.plan(shape).unwrap();
         let bound = checked(gpu, &op, [m, n, k], shape);
-        // elements are floating-point operations: criterion prints them per second
-        group.throughput(Throughput::Elements(plan.flops as u64));
         let id = BenchmarkId::new(format!("{m} x {n} x {k}"), plan.variant);
-        group.bench_function(id, |bencher| {
-            bencher.iter_custom(|n| clock.time(n, |pass| bound.record(pass)).unwrap());
-        });
+        bench.time(id, plan.flops as u64, &bound);
     }
-    group.finish();
 }
 
 criterion_group!(benches, gemm);

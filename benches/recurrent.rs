@@ -1,12 +1,14 @@
 //! Recurrence on the device: `cargo bench --bench recurrent`. Each shape is checked before it is timed.
 
+#[path = "common/mod.rs"]
+mod bench;
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use bench::{Bench, shapes};
 use common::recurrent::{Case, SMALL, pack};
 use common::{Output, gpu};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use gatefold::clock::Clock;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::{Bound, Cell, Gpu, Recurrent, RecurrentBuffers, Tier};
 
@@ -107,13 +109,8 @@ impl Named {
 
 fn recurrent(criterion: &mut Criterion) {
     let Some(gpu) = gpu() else { return };
-    let clock = Clock::new(gpu).unwrap();
-    // without `--bench` criterion runs each once, as a test, and a CPU would take long over the others
-    let timing = std::env::args().any(|argument| argument == "--bench");
-    let shapes = if timing { &SHAPES[..] } else { &SHAPES[..1] };
-    let mut group = criterion.benchmark_group("recurrent");
-    group.sample_size(10);
-    for named in shapes {
+    let mut bench = Bench::new(criterion, gpu, "recurrent");
+    for named in shapes(&SHAPES) {
         for tier in [Tier::Stepped, Tier::Resident] {
             let case = named.case();
             let config = case.config(Some(tier), None);
@@ -122,14 +119,10 @@ fn recurrent(criterion: &mut Criterion) {
                 continue;
             };
             let bound = named.checked(gpu, &op);
-            group.throughput(Throughput::Elements(case.seq_len.into()));
             let id = BenchmarkId::new(named.name, tier.name());
-            group.bench_function(id, |bencher| {
-                bencher.iter_custom(|n| clock.time(n, |pass| bound.record(pass)).unwrap());
-            });
+            bench.time(id, case.seq_len.into(), &bound);
         }
     }
-    group.finish();
 }
 
 criterion_group!(benches, recurrent);

@@ -306,20 +306,21 @@ mod tests {
 
     #[test]
     fn runner_is_words_split_at_blanks() {
+        let root = "/r/mesa26";
         let mesa = Mesa {
-            root: "/r/mesa26/root".into(),
+            root: root.into(),
             version: "26.1.6".into(),
         };
         let runner = mesa.runner();
         let words: Vec<&str> = runner.split_whitespace().collect();
-        let folder = format!("/r/mesa26/root/usr/lib/{ARCH}-linux-gnu");
+        let folder = format!("{root}/usr/lib/{ARCH}-linux-gnu");
         assert!(words[0].starts_with(&format!("{folder}/ld-linux-")));
         assert_eq!(words[1..], ["--library-path", &folder]);
         let environment = mesa.environment();
         assert_eq!(environment[1].1, environment[2].1);
         assert_eq!(
             environment[0].1,
-            "/r/mesa26/root/usr/share/vulkan/icd.d/lvp_icd.json"
+            format!("{root}/usr/share/vulkan/icd.d/lvp_icd.json")
         );
     }
 
