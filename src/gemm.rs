@@ -320,11 +320,11 @@ impl GemmConfig {
             }
             let elements = u64::from(rows - 1) * u64::from(stride) + u64::from(columns);
             let allowed = capabilities.storage_binding_size.min(1 << 31);
-            if elements * 4 > allowed {
+            if elements > allowed / 4 {
                 let limit = "max_storage_buffer_binding_size";
                 return Err(Error::Limit {
                     limit,
-                    needed: elements * 4,
+                    needed: elements.saturating_mul(4),
                     allowed,
                 });
             }

@@ -73,3 +73,33 @@ pub struct Plan {
     /// Bytes that must be read and written at least.
     pub bytes: f64,
 }
+
+/// More than any machine holds, and sums of a few such numbers fit 64 bits.
+const MAX_ELEMENTS: u128 = 1 << 56;
+
+/// More launches than any call needs whose tensors fit a machine: each but the last fills a binding.
+const MAX_DISPATCHES: u64 = 1 << 16;
+
+/// Whether 64 bits can number the bytes of a tensor, with room for sums.
+pub(crate) fn check_elements(elements: u128) -> Result<(), Error> {
+    if elements > MAX_ELEMENTS {
+        return Err(Error::Limit {
+            limit: "max_buffer_size",
+            needed: u64::try_from(4 * elements).unwrap_or(u64::MAX),
+            allowed: 4 * MAX_ELEMENTS as u64,
+        });
+    }
+    Ok(())
+}
+
+/// Whether a plan has so few dispatches that a list of them makes sense.
+pub(crate) fn check_dispatches(count: u64) -> Result<(), Error> {
+    if count > MAX_DISPATCHES {
+        return Err(Error::Limit {
+            limit: "launches of one call",
+            needed: count,
+            allowed: MAX_DISPATCHES,
+        });
+    }
+    Ok(())
+}

@@ -208,6 +208,12 @@ fn mistakes_are_named() {
         op.plan(shape).unwrap_err().to_string(),
         "a_stride is 3, expected at least the length of a row, 4"
     );
+    let huge = GemmShape::new(&config, u32::MAX, u32::MAX, u32::MAX);
+    let message = op.plan(huge).unwrap_err().to_string();
+    assert!(
+        message.starts_with("max_storage_buffer_binding_size is "),
+        "{message}"
+    );
     let buffer = gpu.zeros("matrix", 64).unwrap();
     let output = gpu.zeros("matrix", 64).unwrap();
     let buffers = GemmBuffers {

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use gatefold::kernel::{Dispatch, MAX_STEPS, Operand, WINDOW_ALIGNMENT};
 use gatefold::{
-    AttentionConfig, AttentionShape, Capabilities, Causal, Error, Layout, Plan, Variant,
+    AttentionConfig, AttentionShape, Capabilities, Causal, Cell, Direction, Error, Given, Layout,
+    Plan, RecurrentConfig, RecurrentShape, Tier, Variant,
 };
 use proptest::prelude::*;
 
@@ -347,5 +348,66 @@ fn attention_refuses_what_no_device_can_hold() {
             error.to_string(),
             "q_len is 1073741824, expected less than 2^30"
         );
+    }
+}
+
+/// Sizes small and huge alike.
+fn sizes() -> impl Strategy<Value = u32> {
+    prop_oneof![0..40u32, 40..5000u32, any::<u32>()]
+}
+
+fn recurrences() -> impl Strategy<Value = (RecurrentConfig, RecurrentShape)> {
+    let cell = prop::sample::select(vec![
+        Cell::RnnTanh,
+        Cell::Lstm,
+        Cell::Gru,
+        Cell::GruResetBefore,
+    ]);
+    let direction = prop::sample::select(vec![Direction::Forward, Direction::Bidirectional]);
+    let tier = prop::sample::select(vec![None, Some(Tier::Stepped), Some(Tier::Resident)]);
+    let all = (
+        cell,
+        direction,
+        tier,
+        sizes(),
+        sizes(),
+        1..1025u32,
+        sizes(),
+        sizes(),
+    );
+    all.prop_map(
+        |(cell, direction, tier, input_size, hidden_size, num_layers, seq_len, batch)| {
+            let config = RecurrentConfig {
+                cell,
+                input_size,
+                hidden_size,
+                num_layers,
+                direction,
+                tier,
+                ..Default::default()
+            };
+            (config, RecurrentShape { seq_len, batch })
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn recurrences_of_any_size_are_planned_or_refused(
+        device in devices(),
+        (config, shape) in recurrences(),
+    ) {
+        if let Ok(plan) = config.plan(&device, shape, Given::default()) {
+            prop_assert!(plan.dispatches.len() <= 1 << 16);
+            for dispatch in &plan.dispatches {
+                prop_assert!((1..=MAX_STEPS).contains(&dispatch.steps));
+                for operand in &dispatch.operands {
+                    if let Operand::Slice { window, .. } = operand {
+                        prop_assert!(window.start < window.end);
+                        prop_assert!(window.start.is_multiple_of(WINDOW_ALIGNMENT));
+                    }
+                }
+            }
+        }
     }
 }

@@ -124,6 +124,8 @@ fn measure(
     common: &args::BenchCommon,
     problem: &dyn Problem,
 ) -> Result<Row> {
+    let plan = problem.plan(gpu.context().capabilities(), common.variant)?;
+    ops::check_size(&plan, gpu)?;
     let inputs = problem.random(common.seed);
     let launch = problem.launch(gpu, common.variant, &inputs)?;
     let got = launch.run(gpu)?;

@@ -9,6 +9,7 @@ mod random;
 pub mod recurrent;
 
 use clap::{Args, Subcommand};
+use gatefold::kernel::Operand;
 use gatefold::reference::compare::Difference;
 use gatefold::{Capabilities, Gpu, Plan, Variant};
 use serde_json::Value;
@@ -62,6 +63,32 @@ pub trait Problem {
     /// The worst error of an element relative to its row, or the element that is wrong. A problem too
     /// large for the reference is checked in a sample of its rows.
     fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>>;
+}
+
+/// Whether the tensors of a plan fit buffers of the device: said before inputs of that size are made.
+pub fn check_size(plan: &Plan, gpu: &Gpu) -> Result<()> {
+    let allowed = gpu.device().limits().max_buffer_size;
+    let ends = plan
+        .dispatches
+        .iter()
+        .flat_map(|dispatch| &dispatch.operands);
+    let needed = ends
+        .map(|operand| match operand {
+            Operand::Slice { window, .. } => window.end,
+            Operand::Unused => 0,
+        })
+        .max()
+        .unwrap_or(0);
+    if needed > allowed {
+        let limit = "max_buffer_size";
+        return Err(gatefold::Error::Limit {
+            limit,
+            needed,
+            allowed,
+        }
+        .into());
+    }
+    Ok(())
 }
 
 /// `batch=1 heads=8 ...`

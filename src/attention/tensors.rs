@@ -4,12 +4,7 @@ use std::ops::Range;
 
 use super::{AttentionShape, Layout};
 use crate::Error;
-
-/// More than any machine holds, and sums of a few such numbers fit 64 bits.
-const MAX_ELEMENTS: u128 = 1 << 56;
-
-/// More launches than any call needs whose tensors fit a machine: each but the last fills a binding.
-const MAX_DISPATCHES: u64 = 1 << 16;
+use crate::plan::{check_dispatches, check_elements};
 
 /// Strides and lengths of one tensor.
 #[derive(Debug, Clone, Copy)]
@@ -51,14 +46,7 @@ impl Tensor {
         ];
         let reach = |(stride, len)| u128::from(stride) * u128::from(u64::max(len, 1));
         let elements: u128 = axes.into_iter().map(reach).sum();
-        if elements > MAX_ELEMENTS {
-            return Err(Error::Limit {
-                limit: "max_buffer_size",
-                needed: u64::try_from(4 * elements).unwrap_or(u64::MAX),
-                allowed: 4 * MAX_ELEMENTS as u64,
-            });
-        }
-        Ok(())
+        check_elements(elements)
     }
 
     /// The elements of `heads` of `batches`, from the first to the last.
@@ -194,17 +182,6 @@ impl Tensors {
         let heads = move |row| ranges(kv_heads, heads_each).map(move |heads| (row..row + 1, heads));
         Ok((0..batch).flat_map(heads).collect())
     }
-}
-
-fn check_dispatches(count: u64) -> Result<(), Error> {
-    if count > MAX_DISPATCHES {
-        return Err(Error::Limit {
-            limit: "launches of one call",
-            needed: count,
-            allowed: MAX_DISPATCHES,
-        });
-    }
-    Ok(())
 }
 
 /// `0..count` in pieces of `each`.

@@ -4,6 +4,7 @@ use super::pack::PART;
 use super::steps::Planner;
 use super::tile::Tile;
 use super::{Cell, Given, RecurrentConfig, RecurrentShape, Tier};
+use crate::plan::{check_dispatches, check_elements};
 use crate::{Capabilities, Error, Plan, Variant};
 
 /// The most bytes of gates_x that are computed ahead of the steps that use them.
@@ -85,6 +86,7 @@ impl RecurrentConfig {
             variant,
             scratch,
         };
+        check_dispatches(planner.num_dispatches(chunk_steps))?;
         let mut dispatches = Vec::new();
         if shape.batch > 0 {
             for layer in 0..self.num_layers {
@@ -123,6 +125,10 @@ impl RecurrentConfig {
                 return Err(Error::shape(name, size, "less than 2^30"));
             }
         }
+        let directions = self.direction.count();
+        let widest = (self.cell.num_gates() * self.hidden_size).max(self.input_size);
+        let tokens = u128::from(shape.seq_len) * u128::from(shape.batch);
+        check_elements(tokens * u128::from(directions) * u128::from(widest))?;
         if !self.cell.has_cell_state() {
             let peephole = ("peephole", self.peephole);
             for (name, given) in [("c_0", given.c_0), ("c_n", given.c_n), peephole] {

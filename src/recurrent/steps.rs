@@ -79,6 +79,14 @@ impl Planner<'_> {
         }
     }
 
+    /// The most entries that all layers together can have.
+    pub fn num_dispatches(&self, chunk_steps: u32) -> u64 {
+        let chunks = u64::from(self.shape.seq_len.div_ceil(chunk_steps));
+        let each = 1 + u64::from(chunk_steps.div_ceil(self.steps_each()));
+        let layers = u64::from(self.config.num_layers * self.config.direction.count());
+        layers * chunks * each
+    }
+
     /// The directions run together, unless the output is too large to be bound as a whole.
     fn joint_directions(&self, layer: u32) -> Vec<Range<u32>> {
         let count = self.config.direction.count();

@@ -95,6 +95,21 @@ fn bench_refuses_what_it_cannot_measure() {
 }
 
 #[test]
+fn bench_says_what_is_too_large_before_it_makes_it() {
+    for shape in [
+        "lstm --seq-len 900000000 --input-size 8 --hidden-size 8 --tier resident",
+        "lstm --seq-len 900000000 --input-size 8 --hidden-size 8 --tier stepped",
+        "gru --seq-len 1000000000 --batch 1000000 --hidden-size 16000",
+    ] {
+        let args = ["bench", shape].join(" ");
+        let done = gatefold(&args.split_whitespace().collect::<Vec<_>>());
+        let error = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{shape}: {error}");
+        assert!(error.contains("this shape needs"), "{shape}: {error}");
+    }
+}
+
+#[test]
 fn verify_runs_what_the_filter_names_and_reports_it() {
     if !has_adapter() {
         return;
