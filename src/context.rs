@@ -210,7 +210,7 @@ impl Context {
         checks: Checks,
     ) -> Result<Arc<Pipeline>, Error> {
         let key = PipelineKey {
-            kernel: dispatch.kernel,
+            kernel: dispatch.kernel.clone(),
             constants: dispatch.constants.clone(),
             shared,
             checks,

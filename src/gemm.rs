@@ -3,6 +3,7 @@
 //! The sum of each element runs over `k` in increasing order whatever the tile, so a product does not change
 //! when rows are added to it.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::kernel::{
@@ -168,7 +169,8 @@ impl Tile {
         };
         Kernel {
             name,
-            parts,
+            enables: &[],
+            parts: Cow::Borrowed(parts),
             params: Params::FIELDS,
             storage: &[Access::Read, Access::Read, Access::Read, Access::Write],
             stepped: false,

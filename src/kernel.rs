@@ -6,7 +6,9 @@
 //! the values, the grid and the buffers of one launch. Everything here is decided without a device;
 //! [`Context::bind`](crate::Context::bind) carries it out.
 
+use std::borrow::Cow;
 use std::fmt::Write;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 use crate::Error;
@@ -31,18 +33,27 @@ pub enum Access {
 /// Group 0 holds the uniform `params` at binding 0 and the storage buffers from binding 1 on. A kernel
 /// that is launched repeatedly ([`Kernel::stepped`]) finds the number of the repetition in the uniform
 /// at group 1, binding 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     /// The entry point, the stem of the shader file, and the label in every profiler.
     pub name: &'static str,
+    /// The language extensions that the text needs, as in `enable f16;`.
+    pub enables: &'static [&'static str],
     /// WGSL, joined in this order behind the constants.
-    pub parts: &'static [&'static str],
+    pub parts: Cow<'static, [&'static str]>,
     /// Name and type of each field of the WGSL struct `Params`, all four bytes wide.
     pub params: &'static [(&'static str, &'static str)],
     /// The storage buffers, from binding 1 on.
     pub storage: &'static [Access],
     /// Whether group 1 holds the step uniform.
     pub stepped: bool,
+}
+
+/// The name tells kernels apart well enough: the text of one has tens of thousands of characters.
+impl Hash for Kernel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
 }
 
 /// A value that is written into the source as a `const`.
@@ -124,7 +135,7 @@ impl Dispatch {
             params,
             storage,
             ..
-        } = self.kernel;
+        } = &self.kernel;
         if self.operands.len() != storage.len() {
             let expected = format!("{}, one for each storage binding of {name}", storage.len());
             return Err(Error::shape("operands", self.operands.len(), expected));
@@ -187,14 +198,17 @@ impl Kernel {
     /// and an output of the dispatch.
     pub fn source(&self, constants: &Constants, shared: bool) -> String {
         let mut source = String::new();
-        for (name, value) in constants {
+        for extension in self.enables {
             // Writing to a String cannot fail.
+            let _ = writeln!(source, "enable {extension};");
+        }
+        for (name, value) in constants {
             let _ = match value {
                 Constant::U32(value) => writeln!(source, "const {name}: u32 = {value}u;"),
                 Constant::Bool(value) => writeln!(source, "const {name}: bool = {value};"),
             };
         }
-        for part in self.parts {
+        for part in self.parts.iter() {
             unroll(part, constants, &mut source);
         }
         if shared {

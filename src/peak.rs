@@ -5,6 +5,8 @@
 //! way around the work would be found out. The kernels are run as a caller's own are, by
 //! [`Context::bind`](crate::Context::bind).
 
+use std::borrow::Cow;
+
 use crate::clock::{Budget, Clock, Source};
 use crate::kernel::{Access, Constant, Dispatch, Kernel, Operand, fold_grid, params};
 use crate::{Error, Gpu};
@@ -154,7 +156,8 @@ impl FmaKernel {
         Dispatch {
             kernel: Kernel {
                 name: "peak_fma",
-                parts,
+                enables: &[],
+                parts: Cow::Borrowed(parts),
                 params: FmaParams::FIELDS,
                 storage: &[Access::Write],
                 stepped: false,
@@ -240,7 +243,8 @@ impl CopyKernel {
         Dispatch {
             kernel: Kernel {
                 name: "peak_copy",
-                parts,
+                enables: &[],
+                parts: Cow::Borrowed(parts),
                 params: CopyParams::FIELDS,
                 storage: &[Access::Read, Access::Write],
                 stepped: false,
@@ -298,7 +302,8 @@ fn count_dispatch() -> Dispatch {
     Dispatch {
         kernel: Kernel {
             name: "peak_dispatch",
-            parts: &[DISPATCH],
+            enables: &[],
+            parts: Cow::Borrowed(&[DISPATCH]),
             params: DispatchParams::FIELDS,
             storage: &[Access::Write],
             stepped: false,

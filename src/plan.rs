@@ -74,6 +74,18 @@ pub struct Plan {
     pub bytes: f64,
 }
 
+impl Plan {
+    /// This and then `next`, which begins when this is complete and reuses its scratch.
+    pub fn then(mut self, next: Self) -> Self {
+        self.dispatches.extend(next.dispatches);
+        self.describe = format!("{}; {}", self.describe, next.describe);
+        self.scratch_size = self.scratch_size.max(next.scratch_size);
+        self.flops += next.flops;
+        self.bytes += next.bytes;
+        self
+    }
+}
+
 /// More than any machine holds, and sums of a few such numbers fit 64 bits.
 const MAX_ELEMENTS: u128 = 1 << 56;
 

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use common::gpu;
@@ -10,9 +11,7 @@ use gatefold::kernel::{Access, Constant, Dispatch, Kernel, MAX_STEPS, Operand};
 use gatefold::{Attention, AttentionBuffers, AttentionConfig, AttentionShape};
 use gatefold::{Capabilities, Checks, Context, Error};
 
-const AFFINE: Kernel = Kernel {
-    name: "affine",
-    parts: &["
+const AFFINE_TEXT: &[&str] = &["
         struct Params { factor: f32, len: u32 }
         @group(0) @binding(0) var<uniform>             params: Params;
         @group(0) @binding(1) var<storage, read>       input:  array<f32>;
@@ -23,7 +22,12 @@ const AFFINE: Kernel = Kernel {
             if (id.x < params.len) {
                 output[id.x] = params.factor * input[id.x] + f32(OFFSET);
             }
-        }"],
+        }"];
+
+const AFFINE: Kernel = Kernel {
+    name: "affine",
+    enables: &[],
+    parts: Cow::Borrowed(AFFINE_TEXT),
     params: &[("factor", "f32"), ("len", "u32")],
     storage: &[Access::Read, Access::Write],
     stepped: false,
@@ -91,14 +95,15 @@ fn steps_run_in_order() {
     let Some(gpu) = gpu() else { return };
     const DIGITS: Kernel = Kernel {
         name: "digits",
-        parts: &["
+        enables: &[],
+        parts: Cow::Borrowed(&["
             @group(0) @binding(1) var<storage, read_write> state: array<u32>;
             @group(1) @binding(0) var<uniform>             step:  u32;
 
             @compute @workgroup_size(1)
             fn digits() {
                 state[0] = state[0] * 31u + step;
-            }"],
+            }"]),
         params: &[],
         storage: &[Access::Write],
         stepped: true,
@@ -320,7 +325,7 @@ fn wgsl_that_does_not_compile_is_an_error() {
     let refusal = |text: &'static [&'static str], storage| {
         let dispatch = Dispatch {
             kernel: Kernel {
-                parts: text,
+                parts: Cow::Borrowed(text),
                 storage,
                 ..AFFINE
             },
@@ -340,8 +345,8 @@ fn wgsl_that_does_not_compile_is_an_error() {
     let message = refusal(&["@compute @workgroup_size(1) fn other() {}"], both);
     assert!(message.contains("affine"), "{message}");
     // a binding that the host does not know of, and one that it knows otherwise
-    refusal(AFFINE.parts, &[Access::Read]);
-    refusal(AFFINE.parts, &[Access::Read, Access::Read]);
+    refusal(AFFINE_TEXT, &[Access::Read]);
+    refusal(AFFINE_TEXT, &[Access::Read, Access::Read]);
     // the context is none the worse for it
     context.compile(&[affine()]).unwrap();
 }

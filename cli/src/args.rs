@@ -5,8 +5,9 @@ pub mod list;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
-use gatefold::{Causal, Variant};
+use gatefold::{Causal, ElementType, Variant};
 
+use crate::error::Error;
 use crate::{ops, race};
 
 /// Attention and recurrence kernels in WGSL: run, measure and verify them on this machine
@@ -92,9 +93,9 @@ pub struct BenchCommon {
     pub device: Device,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
-    /// Element type: f32
-    #[arg(long, default_value = "f32")]
-    pub dtype: String,
+    /// Element type of the large tensors: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_parser = dtype)]
+    pub dtype: ElementType,
     /// Force a variant instead of the planned one
     #[arg(long, value_parser = variant)]
     pub variant: Option<Variant>,
@@ -113,6 +114,19 @@ pub struct BenchCommon {
 pub struct Run {
     #[command(subcommand)]
     pub op: ops::RunOp,
+}
+
+impl BenchCommon {
+    /// For an operation that has neither gradients nor half storage.
+    pub fn only_f32_forward(&self) -> Result<(), Error> {
+        if self.grad {
+            return Err(Error::not_yet("--grad"));
+        }
+        match self.dtype {
+            ElementType::F32 => Ok(()),
+            other => Err(Error::not_yet(format_args!("--dtype {}", other.name()))),
+        }
+    }
 }
 
 /// What every `run OP` takes
@@ -169,6 +183,13 @@ pub fn variant(text: &str) -> Result<Variant, String> {
     let at = names.iter().position(|name| *name == text);
     at.map(|at| Variant::ALL[at])
         .ok_or_else(|| format!("expected {}", names.join(" or ")))
+}
+
+fn dtype(text: &str) -> Result<ElementType, String> {
+    let all = ElementType::ALL.iter().copied();
+    all.into_iter()
+        .find(|dtype| dtype.name() == text)
+        .ok_or_else(|| "expected f32, f16 or bf16".into())
 }
 
 pub fn finite(text: &str) -> Result<f32, String> {

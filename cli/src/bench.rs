@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::adapter::Adapter;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{self, Problem};
 use crate::peak::Peak;
 use crate::report::Cell;
@@ -51,7 +51,6 @@ const PEAK_SECONDS: f64 = 0.15;
 
 pub fn run(args: args::Bench) -> Result<ExitCode> {
     let common = args.op.common();
-    supported(common)?;
     let problems = args.op.problems()?;
     let gpu = adapter::open(&common.device)?;
     if let (Some(variant), Some(problem)) = (common.variant, problems.first()) {
@@ -102,21 +101,6 @@ pub fn run(args: args::Bench) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-fn supported(common: &args::BenchCommon) -> Result<()> {
-    if common.dtype != "f32" {
-        return Err(match common.dtype.as_str() {
-            "f16" | "bf16" => Error::not_yet(format_args!("--dtype {}", common.dtype)),
-            other => Error::usage(format_args!(
-                "--dtype is {other}, expected f32, f16 or bf16"
-            )),
-        });
-    }
-    if common.grad {
-        return Err(Error::not_yet("--grad"));
-    }
-    Ok(())
-}
-
 fn measure(
     gpu: &Gpu,
     clock: &Clock,
@@ -138,7 +122,7 @@ fn measure(
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
-        dtype: "f32",
+        dtype: problem.dtype().name(),
         variant: plan.variant.to_string(),
         tier: problem.tier(plan),
         dispatches: launch.num_dispatches(),

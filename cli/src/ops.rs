@@ -11,7 +11,7 @@ pub mod recurrent;
 use clap::{Args, Subcommand};
 use gatefold::kernel::Operand;
 use gatefold::reference::compare::Difference;
-use gatefold::{Capabilities, Gpu, Plan, Variant};
+use gatefold::{Capabilities, ElementType, Gpu, Plan, Variant};
 use serde_json::Value;
 
 use crate::args::{BenchCommon, RunCommon};
@@ -35,6 +35,11 @@ pub trait Problem {
     /// Steps of a recurrence, for times per step.
     fn steps(&self) -> Option<u64> {
         None
+    }
+
+    /// How its large tensors are stored.
+    fn dtype(&self) -> ElementType {
+        ElementType::F32
     }
 
     /// How the steps of a recurrence are run.
@@ -181,10 +186,10 @@ impl BenchOp {
     /// One problem per shape of the grid.
     pub fn problems(&self) -> Result<Vec<Box<dyn Problem>>> {
         match self {
-            Self::Attention(op) => attention::grid(&op.options),
-            Self::Rnn(op) => recurrent::grid(Op::Rnn, &op.options),
-            Self::Lstm(op) => recurrent::grid(Op::Lstm, &op.options),
-            Self::Gru(op) => recurrent::grid(Op::Gru, &op.options),
+            Self::Attention(op) => attention::grid(&op.common, &op.options),
+            Self::Rnn(op) => recurrent::grid(Op::Rnn, &op.common, &op.options),
+            Self::Lstm(op) => recurrent::grid(Op::Lstm, &op.common, &op.options),
+            Self::Gru(op) => recurrent::grid(Op::Gru, &op.common, &op.options),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use gatefold::ElementType;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
@@ -18,6 +19,8 @@ pub type Tensors = BTreeMap<String, Tensor>;
 pub struct Tensor {
     pub shape: Vec<usize>,
     pub data: Data,
+    /// Of floats: how the file stored them, which the values are exact in.
+    pub element: ElementType,
 }
 
 /// What the operations tell apart. Halves are widened when they are read.
@@ -34,6 +37,7 @@ impl Tensor {
         Self {
             shape: shape.to_vec(),
             data: Data::F32(data),
+            element: ElementType::F32,
         }
     }
 
@@ -41,6 +45,23 @@ impl Tensor {
         Self {
             shape: shape.to_vec(),
             data: Data::F64(data),
+            element: ElementType::F32,
+        }
+    }
+
+    pub fn i64(shape: &[usize], data: Vec<i64>) -> Self {
+        Self {
+            shape: shape.to_vec(),
+            data: Data::I64(data),
+            element: ElementType::F32,
+        }
+    }
+
+    pub fn bool(shape: &[usize], data: Vec<bool>) -> Self {
+        Self {
+            shape: shape.to_vec(),
+            data: Data::Bool(data),
+            element: ElementType::F32,
         }
     }
 
@@ -63,7 +84,11 @@ impl Tensor {
             Data::I64(data) => Data::I64(gather(data, &at)),
             Data::Bool(data) => Data::Bool(gather(data, &at)),
         };
-        Self { shape, data }
+        Self {
+            shape,
+            data,
+            element: self.element,
+        }
     }
 
     /// The values rounded to f32; none if they are no floats.
@@ -144,6 +169,11 @@ pub fn read(path: &Path) -> Result<Tensors> {
 
 fn decode(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
     let bytes = view.data();
+    let element = match view.dtype() {
+        Dtype::F16 => ElementType::F16,
+        Dtype::BF16 => ElementType::Bf16,
+        _ => ElementType::F32,
+    };
     let data = match view.dtype() {
         Dtype::F32 => Data::F32(each(bytes, f32::from_le_bytes)),
         Dtype::F16 => Data::F32(each(bytes, |b| f16::from_le_bytes(b).to_f32())),
@@ -161,6 +191,7 @@ fn decode(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
     Ok(Tensor {
         shape: view.shape().to_vec(),
         data,
+        element,
     })
 }
 

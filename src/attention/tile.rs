@@ -1,5 +1,7 @@
 //! The kernels of attention and their tiles, as data.
 
+use std::borrow::Cow;
+
 use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
 use crate::{Capabilities, Variant};
 
@@ -128,7 +130,8 @@ impl Tile {
         };
         Kernel {
             name,
-            parts,
+            enables: &[],
+            parts: Cow::Borrowed(parts),
             params: super::plan::Params::FIELDS,
             storage: &[
                 Access::Read,

@@ -1,5 +1,7 @@
 //! Weights in PyTorch's layout, and the one in which the kernels read them.
 
+use std::borrow::Cow;
+
 use super::{Cell, Recurrent, RecurrentConfig};
 use crate::Error;
 use crate::kernel::{Access, COMMON, Constant, Dispatch, Kernel, Operand, fold_grid, params};
@@ -19,7 +21,8 @@ params! {
 
 const PACK: Kernel = Kernel {
     name: "recurrent_pack",
-    parts: &[COMMON, include_str!("../../shaders/recurrent_pack.wgsl")],
+    enables: &[],
+    parts: Cow::Borrowed(&[COMMON, include_str!("../../shaders/recurrent_pack.wgsl")]),
     params: Params::FIELDS,
     storage: &[
         Access::Read,

@@ -1,5 +1,7 @@
 //! The kernels of the steps and their tiles, as data.
 
+use std::borrow::Cow;
+
 use super::{Cell, RecurrentConfig, Tier};
 use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
 use crate::{Capabilities, Variant};
@@ -161,7 +163,8 @@ impl Tile {
             } else {
                 "recurrent_resident"
             },
-            parts,
+            enables: &[],
+            parts: Cow::Borrowed(parts),
             params: super::steps::Params::FIELDS,
             storage: &[
                 Access::Read,

@@ -21,6 +21,12 @@ impl Tolerance {
         factor: 4.0,
         floor: 4e-6,
     };
+    /// Gradients are sums of products of which each has the error of a forward pass, and of differences of such
+    /// (`dp - delta`), which the row scale of [`compare_with`] does not shrink with the result.
+    pub const GRADIENT: Self = Self {
+        factor: 8.0,
+        floor: 1e-5,
+    };
     /// As [`FORWARD`](Self::FORWARD), with errors that a recurrence carries from step to step.
     pub const RECURRENT: Self = Self {
         factor: 8.0,
@@ -94,18 +100,37 @@ pub fn compare(
     yardstick: &[f32],
     tolerance: Tolerance,
 ) -> Result<Agreement, Difference> {
+    compare_with(name, shape, got, truth, truth, yardstick, tolerance)
+}
+
+/// [`compare`] with rows scaled by the largest magnitude in `magnitude`: for sums that cancel, the same sums over
+/// absolute values. What is exactly 0 in f64 is the rounding error of its terms in honest f32.
+///
+/// # Errors
+/// The worst [`Difference`], if any element is off by more than `tolerance`.
+///
+/// # Panics
+/// If the lengths do not agree with `shape`.
+pub fn compare_with(
+    name: &str,
+    shape: &[usize],
+    got: &[f32],
+    truth: &[f64],
+    magnitude: &[f64],
+    yardstick: &[f32],
+    tolerance: Tolerance,
+) -> Result<Agreement, Difference> {
     let len: usize = shape.iter().product();
     assert_eq!(
-        (got.len(), truth.len(), yardstick.len()),
-        (len, len, len),
+        (got.len(), truth.len(), magnitude.len(), yardstick.len()),
+        (len, len, len, len),
         "{name}: {shape:?}"
     );
     let row = shape.last().copied().unwrap_or(1).max(1);
     let errors = |values: &[f32]| -> Vec<f64> {
-        values
-            .chunks(row)
-            .zip(truth.chunks(row))
-            .flat_map(|(got, truth)| row_errors(got, truth))
+        let rows = values.chunks(row).zip(truth.chunks(row));
+        rows.zip(magnitude.chunks(row))
+            .flat_map(|((got, truth), magnitude)| row_errors(got, truth, magnitude))
             .collect()
     };
     let worst_yardstick = errors(yardstick)
@@ -135,9 +160,9 @@ pub fn compare(
     })
 }
 
-fn row_errors(got: &[f32], truth: &[f64]) -> Vec<f64> {
-    let finite = truth.iter().filter(|truth| truth.is_finite());
-    let scale = finite.fold(0.0, |scale: f64, truth| scale.max(truth.abs()));
+fn row_errors(got: &[f32], truth: &[f64], magnitude: &[f64]) -> Vec<f64> {
+    let finite = magnitude.iter().filter(|magnitude| magnitude.is_finite());
+    let scale = finite.fold(0.0, |scale: f64, magnitude| scale.max(magnitude.abs()));
     let error = |(&got, &truth): (&f32, &f64)| {
         if f64::from(got) == truth {
             0.0

@@ -174,7 +174,7 @@ pub fn variants(guises: &[Gpu], case: &Case) -> Vec<(Gpu, Variant, String)> {
             let constants = plan
                 .dispatches
                 .iter()
-                .map(|d| (d.kernel, d.constants.clone()));
+                .map(|d| (d.kernel.clone(), d.constants.clone()));
             if seen.insert((variant, constants.collect::<Vec<_>>())) {
                 variants.push((guise.clone(), variant, plan.describe));
             }

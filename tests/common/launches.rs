@@ -185,7 +185,7 @@ pub fn forms() -> Vec<Form> {
         {
             assert_eq!(params.len(), 4 * kernel.params.len(), "{}", kernel.name);
             let at = *known
-                .entry((kernel, constants.clone(), variant))
+                .entry((kernel.clone(), constants.clone(), variant))
                 .or_insert(forms.len());
             if at == forms.len() {
                 forms.push(Form {

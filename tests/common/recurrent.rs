@@ -254,7 +254,7 @@ pub fn variants(guises: &[Gpu], case: &Case) -> Vec<(Gpu, RecurrentConfig, Strin
                 let forms = plan
                     .dispatches
                     .iter()
-                    .map(|d| (d.kernel, d.constants.clone(), d.grid));
+                    .map(|d| (d.kernel.clone(), d.constants.clone(), d.grid));
                 if seen.insert(forms.collect::<Vec<_>>()) {
                     found.push((
                         guise.clone(),

@@ -139,7 +139,7 @@ impl Problem for Attention {
         )
         .log_sum_exp(log_sum_exp.slice());
         let bound = Operation::new(gpu.context(), config)?.bind(self.shape, buffers)?;
-        Ok(Launch::new(plan, bound, vec![output, log_sum_exp]))
+        Ok(Launch::new(plan, vec![bound], vec![output, log_sum_exp]))
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {

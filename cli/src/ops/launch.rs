@@ -12,7 +12,8 @@ const CANARY: u32 = 0x7fc0_ca9a;
 /// Bound and ready to be recorded.
 pub struct Launch {
     pub plan: Plan,
-    bound: Bound,
+    /// One after the other: a forward pass, then perhaps a backward one.
+    bounds: Vec<Bound>,
     outputs: Vec<Output>,
 }
 
@@ -82,20 +83,20 @@ impl Output {
 }
 
 impl Launch {
-    pub fn new(plan: Plan, bound: Bound, outputs: Vec<Output>) -> Self {
+    pub fn new(plan: Plan, bounds: Vec<Bound>, outputs: Vec<Output>) -> Self {
         Self {
             plan,
-            bound,
+            bounds,
             outputs,
         }
     }
 
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        self.bound.record(pass);
+        self.bounds.iter().for_each(|bound| bound.record(pass));
     }
 
     pub fn num_dispatches(&self) -> u32 {
-        self.bound.num_dispatches()
+        self.bounds.iter().map(Bound::num_dispatches).sum()
     }
 
     /// Runs once and reads the outputs.

@@ -201,7 +201,7 @@ impl Problem for Recurrent {
     }
 
     fn tier(&self, plan: &Plan) -> Option<&'static str> {
-        let kernels = plan.dispatches.iter().map(|dispatch| dispatch.kernel);
+        let kernels = plan.dispatches.iter().map(|dispatch| &dispatch.kernel);
         let tier = |stepped| {
             if stepped {
                 Tier::Stepped
@@ -266,7 +266,7 @@ impl Problem for Recurrent {
             )
         };
         let bound = op.bind(self.shape, buffers)?;
-        Ok(Launch::new(plan, bound, outputs))
+        Ok(Launch::new(plan, vec![bound], outputs))
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {

@@ -5,7 +5,7 @@ use gatefold::{AttentionConfig, AttentionShape, Causal};
 
 use super::Attention;
 use crate::args::list::{List, product, values};
-use crate::args::{RunCommon, causal, finite, probability};
+use crate::args::{BenchCommon, RunCommon, causal, finite, probability};
 use crate::error::{Error, Result};
 use crate::ops::Problem;
 use crate::tensors::{Tensors, floats, get, mismatch};
@@ -189,7 +189,8 @@ pub struct BenchOptions {
     pub causal: Option<Causal>,
 }
 
-pub fn grid(options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
+pub fn grid(common: &BenchCommon, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
+    common.only_f32_forward()?;
     // 0 stands for "as the flag before"
     let axis = |lists: &[List], default| values(lists).unwrap_or(vec![default]);
     let axes = [

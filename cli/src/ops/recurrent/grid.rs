@@ -4,11 +4,12 @@ use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
 
 use super::options::{BenchOptions, Format, cell, tier};
 use super::{Op, Recurrent};
+use crate::args::BenchCommon;
 use crate::args::list::{List, product, values};
 use crate::error::{Error, Result};
 use crate::ops::Problem;
 use crate::ops::random::Random;
-use crate::tensors::{Data, Tensor, Tensors};
+use crate::tensors::{Tensor, Tensors};
 
 /// Of batch, seq_len, input_size, hidden_size, layers; with biases, without states.
 pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
@@ -40,7 +41,8 @@ pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
     }
 }
 
-pub fn grid(op: Op, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
+pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
+    common.only_f32_forward()?;
     let given: [(&str, &[List], u32); 5] = [
         ("--batch", &options.batch, 1),
         ("--seq-len", &options.seq_len, 64),
@@ -136,10 +138,7 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
             _ => row * 7 % (p.seq_len + 1),
         };
         let lengths = (0..p.batch).map(|row| length(row) as i64).collect();
-        let tensor = Tensor {
-            shape: vec![p.batch],
-            data: Data::I64(lengths),
-        };
+        let tensor = Tensor::i64(&[p.batch], lengths);
         tensors.insert("lengths".to_owned(), tensor);
     }
     tensors
