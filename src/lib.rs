@@ -15,6 +15,7 @@ pub mod philox;
 mod plan;
 mod recurrent;
 pub mod reference;
+mod scan;
 
 pub use attention::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Causal, Layout};
 pub use bound::Bound;
@@ -28,5 +29,8 @@ pub use plan::{Plan, Variant};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig,
     RecurrentShape, RecurrentWeights, Tier,
+};
+pub use scan::{
+    Scan, ScanBackwardBuffers, ScanBackwardGiven, ScanBuffers, ScanConfig, ScanGiven, ScanShape,
 };
 pub use wgpu;

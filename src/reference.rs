@@ -7,6 +7,8 @@ pub mod attention;
 pub mod compare;
 pub mod gemm;
 pub mod recurrent;
+pub mod scan;
+pub mod tracked;
 
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 

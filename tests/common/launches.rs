@@ -6,9 +6,10 @@ use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{AttentionConfig, AttentionShape, Causal, GemmConfig, GemmShape};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+use gatefold::{ScanBackwardGiven, ScanConfig, ScanGiven, ScanShape};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak, scan];
 
 type Launch = (Variant, Dispatch);
 
@@ -130,6 +131,37 @@ fn peak(_: &Capabilities) -> Vec<Launch> {
         .into_iter()
         .map(launch)
         .collect()
+}
+
+fn scan(device: &Capabilities) -> Vec<Launch> {
+    let mut all = Vec::new();
+    let config = ScanConfig::default();
+    for (width, lengths) in [(5, false), (70_000, true)] {
+        let shape = ScanShape {
+            seq_len: 300,
+            batch: 1,
+            width,
+        };
+        let given = ScanGiven {
+            h_0: true,
+            lengths,
+            h_n: true,
+        };
+        all.extend(launches(config.plan(device, shape, given).unwrap()));
+        for grad_output in [false, true] {
+            let given = ScanBackwardGiven {
+                h_0: true,
+                lengths,
+                grad_output,
+                grad_h_n: true,
+                grad_h_0: true,
+            };
+            all.extend(launches(
+                config.plan_backward(device, shape, given).unwrap(),
+            ));
+        }
+    }
+    all
 }
 
 /// Devices that stand for the kinds there are: GPUs and CPUs, with subgroups of one size, of several or none.

@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod launches;
 pub mod recurrent;
+pub mod scan;
 
 use std::sync::OnceLock;
 
@@ -104,6 +105,10 @@ impl Output {
         let output = Self { buffer, len };
         output.poison(gpu);
         output
+    }
+
+    pub fn slice(&self) -> wgpu::BufferSlice<'_> {
+        self.buffer.slice(..)
     }
 
     pub fn poison(&self, gpu: &Gpu) {
