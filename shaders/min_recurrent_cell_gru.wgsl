@@ -3,8 +3,8 @@
 // Source: Feng et al. 2024, Were RNNs all we needed?, section 3.1.
 
 fn mix_of(x: array<f32, NUM_GATES>) -> Mix {
-    let keep = sigmoid(-x[0]);
-    let take = sigmoid(x[0]);
+    let keep = gate(-x[0]);
+    let take = gate(x[0]);
     var slope: array<f32, NUM_GATES>;
     slope[0] = -keep * take;
     return Mix(keep, take, slope);

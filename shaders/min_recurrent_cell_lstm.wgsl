@@ -10,10 +10,10 @@ fn closed(x: f32) -> f32 {
 
 fn mix_of(x: array<f32, NUM_GATES>) -> Mix {
     let more_i = closed(x[0]) - closed(x[1]);
-    let keep = sigmoid(-more_i);
-    let take = sigmoid(more_i);
+    let keep = gate(-more_i);
+    let take = gate(more_i);
     var slope: array<f32, NUM_GATES>;
-    slope[0] = keep * take * sigmoid(-x[0]);
-    slope[1] = -keep * take * sigmoid(-x[1]);
+    slope[0] = keep * take * gate(-x[0]);
+    slope[1] = -keep * take * gate(-x[1]);
     return Mix(keep, take, slope);
 }

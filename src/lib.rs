@@ -10,6 +10,7 @@ mod error;
 mod gemm;
 mod gpu;
 pub mod kernel;
+mod min_recurrent;
 pub mod peak;
 pub mod philox;
 mod plan;
@@ -25,6 +26,11 @@ pub use element::ElementType;
 pub use error::Error;
 pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
+pub use min_recurrent::{
+    Candidate, MinCell, MinRecurrent, MinRecurrentBackwardBuffers, MinRecurrentBackwardGiven,
+    MinRecurrentBuffers, MinRecurrentConfig, MinRecurrentGiven, MinRecurrentShape,
+    MinRecurrentWeights,
+};
 pub use plan::{Plan, Variant};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig,

@@ -17,7 +17,7 @@ mod plan;
 mod sweep;
 
 pub use backward::{ScanBackwardBuffers, ScanBackwardGiven};
-pub(crate) use sweep::{BACKWARD_STATES, Field, PART, Slot, Sweep, Tiling};
+pub(crate) use sweep::{BACKWARD_STATES, Field, PART, Segment, Slot, Sweep, Tiling};
 
 use crate::{Bound, Context, Error, Plan};
 

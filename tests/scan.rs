@@ -223,8 +223,8 @@ fn the_reference_is_right() {
     let forward = scan(shape, false, &a, &b, none);
     assert_eq!(forward.output, [6.0, 14.0, -11.0]);
     let backward = scan(shape, true, &a, &b, none);
-    assert_eq!(backward.output, [-4.0, -12.0, -7.0]);
-    assert_eq!((forward.h_n[0], backward.h_n[0]), (-11.0, -4.0));
+    assert_eq!(backward.output, [-5.0, -12.0, -7.0]);
+    assert_eq!((forward.h_n[0], backward.h_n[0]), (-11.0, -5.0));
 
     let case = Case {
         batch: 4,

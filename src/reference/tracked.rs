@@ -9,7 +9,7 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use super::Real;
 
-/// A value in f64, and the same with every sum and product over absolute values.
+/// A value in f64, and the size of the terms that make it up.
 #[derive(Debug, Clone, Copy)]
 pub struct Tracked {
     /// The number.
@@ -28,13 +28,16 @@ impl Tracked {
 
     /// A function of `self` with this value and slope.
     fn function(self, value: f64, slope: f64) -> Self {
-        // nothing grows without bound where the function is flat
-        let spread = if slope == 0.0 {
-            0.0
-        } else {
-            slope.abs() * self.magnitude
-        };
-        Self::new(value, spread)
+        Self::new(value, finite(slope.abs() * self.magnitude))
+    }
+}
+
+/// Past what f64 holds nothing is known, and nothing is excused.
+fn finite(magnitude: f64) -> f64 {
+    if magnitude.is_finite() {
+        magnitude
+    } else {
+        0.0
     }
 }
 
@@ -72,7 +75,10 @@ impl Sub for Tracked {
 impl Mul for Tracked {
     type Output = Self;
     fn mul(self, other: Self) -> Self {
-        Self::new(self.value * other.value, self.magnitude * other.magnitude)
+        // to first order; the product of both magnitudes would grow with every step of a recurrence
+        let own = self.magnitude * other.value.abs();
+        let others = self.value.abs() * other.magnitude;
+        Self::new(self.value * other.value, finite(own.max(others)))
     }
 }
 
@@ -80,11 +86,9 @@ impl Div for Tracked {
     type Output = Self;
     fn div(self, other: Self) -> Self {
         let value = self.value / other.value;
-        let own = self.magnitude / other.value.abs();
-        Self::new(
-            value,
-            own.max(value.abs() * other.magnitude / other.value.abs()),
-        )
+        let own = finite(self.magnitude / other.value.abs());
+        let others = finite(value.abs() * finite(other.magnitude / other.value.abs()));
+        Self::new(value, own.max(others))
     }
 }
 
@@ -159,5 +163,7 @@ mod tests {
         assert_eq!((quotient.value, quotient.magnitude), (0.0, 3.0));
         let flat = number(100.0).tanh();
         assert_eq!((flat.value, flat.magnitude), (1.0, 1.0));
+        let closed = number(1.0) / (number(1.0) + number(800.0).exp());
+        assert_eq!((closed.value, closed.magnitude), (0.0, 0.0));
     }
 }

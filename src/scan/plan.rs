@@ -108,7 +108,13 @@ impl ScanConfig {
             return Err(Error::shape("chunk_len", 0, "at least 1"));
         }
         check_elements(u128::from(seq_len) * u128::from(batch) * u128::from(width))?;
-        let tiling = Tiling::choose(capabilities, seq_len, shape.lanes(), 1, self.chunk_len)?;
+        let tiling = Tiling::choose(
+            capabilities,
+            seq_len,
+            shape.lanes(),
+            shape.lanes(),
+            self.chunk_len,
+        )?;
         check_dispatches(tiling.num_dispatches(seq_len))?;
         Ok(tiling)
     }

@@ -65,7 +65,7 @@ pub(crate) struct Tiling {
 }
 
 impl Tiling {
-    /// For steps of `lanes` elements, of which the largest tensor has `widest` each.
+    /// For states of `lanes` elements; the largest tensor has `step` elements per step.
     ///
     /// One invocation per lane would read everything once; where lanes are too few for the device, chunks
     /// are worth the second reading.
@@ -73,7 +73,7 @@ impl Tiling {
         capabilities: &Capabilities,
         seq_len: u32,
         lanes: u64,
-        widest: u32,
+        step: u64,
         forced_chunk: Option<u32>,
     ) -> Result<Self, Error> {
         let (enough, wanted) = match capabilities.cpu {
@@ -82,7 +82,7 @@ impl Tiling {
         };
         let limit = "max_storage_buffer_binding_size";
         let allowed = capabilities.storage_binding_size.min(1 << 31);
-        let per_step = 4 * lanes.max(1) * u64::from(widest);
+        let per_step = 4 * step.max(1);
         // the tensor that is looked back into has one step more, and starts up to 252 bytes early
         let steps = allowed.saturating_sub(256) / per_step;
         if steps < 2 {

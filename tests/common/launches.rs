@@ -4,12 +4,17 @@ use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{AttentionConfig, AttentionShape, Causal, GemmConfig, GemmShape};
+use gatefold::{
+    Candidate, MinCell, MinRecurrentBackwardGiven, MinRecurrentConfig, MinRecurrentGiven,
+    MinRecurrentShape,
+};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
 use gatefold::{ScanBackwardGiven, ScanConfig, ScanGiven, ScanShape};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak, scan];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] =
+    &[attention, gemm, recurrent, peak, scan, min_recurrent];
 
 type Launch = (Variant, Dispatch);
 
@@ -159,6 +164,47 @@ fn scan(device: &Capabilities) -> Vec<Launch> {
             all.extend(launches(
                 config.plan_backward(device, shape, given).unwrap(),
             ));
+        }
+    }
+    all
+}
+
+fn min_recurrent(device: &Capabilities) -> Vec<Launch> {
+    let mut all = Vec::new();
+    let shape = MinRecurrentShape {
+        seq_len: 300,
+        batch: 2,
+    };
+    for cell in [MinCell::Gru, MinCell::Lstm] {
+        for candidate in [Candidate::Linear, Candidate::Positive] {
+            for lengths in [false, true] {
+                let config = MinRecurrentConfig {
+                    cell,
+                    candidate,
+                    num_layers: 2,
+                    ..Default::default()
+                };
+                let packs = config.pack_dispatches().into_iter();
+                all.extend(packs.map(|pack| (Variant::Portable, pack)));
+                let given = MinRecurrentGiven {
+                    h_0: true,
+                    lengths,
+                    h_n: true,
+                    reserve: lengths,
+                };
+                all.extend(launches(config.plan(device, shape, given).unwrap()));
+                let given = MinRecurrentBackwardGiven {
+                    h_0: true,
+                    lengths,
+                    grad_output: lengths,
+                    grad_h_n: true,
+                    grad_input: true,
+                    grad_h_0: true,
+                };
+                all.extend(launches(
+                    config.plan_backward(device, shape, given).unwrap(),
+                ));
+            }
         }
     }
     all

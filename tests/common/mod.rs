@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod launches;
+pub mod min_recurrent;
 pub mod recurrent;
 pub mod scan;
 
