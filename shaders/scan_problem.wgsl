@@ -3,9 +3,9 @@
 // Each lane, one element of a row of the batch, follows by itself
 //     state_t = a_t state_(t-1) + b_t
 // The steps are cut into chunks. scan_reduce makes one step of all of a chunk's, scan_carry goes
-// from chunk to chunk with these and leaves the state before each, scan_apply goes through the steps
-// of all chunks at once. What a_t and b_t are, and what becomes of a state, says the part with the
-// bindings, by these names:
+// from chunk to chunk with these and leaves the state before each, scan_apply goes through the
+// steps of all chunks at once. What a_t and b_t are, and what becomes of a state, says the part
+// with the bindings, by these names:
 //     Step                            what is read of a step
 //     load(place) -> Step             of a place within the sequence
 //     identity() -> Step              one that leaves the state as it is

@@ -1,5 +1,7 @@
 //! An operation with its tensors on a device.
 
+use std::ops::Range;
+
 use gatefold::{Bound, Gpu, Plan, wgpu};
 
 use crate::error::{Error, Result};
@@ -19,21 +21,31 @@ pub struct Launch {
 
 /// An output full of NaN, so that what a kernel leaves out shows.
 pub struct Output {
-    name: &'static str,
+    name: String,
     shape: Vec<usize>,
     /// The axes in which it is handed out.
     order: Option<&'static [usize]>,
+    /// What it is handed out as, if it is several tensors.
+    parts: Option<Vec<Part>>,
     buffer: wgpu::Buffer,
 }
 
+/// A tensor that is a range of an output's elements.
+pub struct Part {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub elements: Range<usize>,
+}
+
 impl Output {
-    pub fn new(gpu: &Gpu, name: &'static str, shape: &[usize]) -> Result<Self> {
-        let len: usize = shape.iter().product();
-        let buffer = gpu.zeros(name, 4 * (len + CANARIES) as u64)?;
+    pub fn new(gpu: &Gpu, name: impl Into<String>, shape: &[usize]) -> Result<Self> {
+        let (name, len): (String, usize) = (name.into(), shape.iter().product());
+        let buffer = gpu.zeros(&name, 4 * (len + CANARIES) as u64)?;
         let output = Self {
             name,
             shape: shape.to_vec(),
             order: None,
+            parts: None,
             buffer,
         };
         output.poison(gpu);
@@ -43,13 +55,21 @@ impl Output {
     /// As [`new`](Self::new), but handed out with its axes in another order.
     pub fn permuted(
         gpu: &Gpu,
-        name: &'static str,
+        name: impl Into<String>,
         shape: &[usize],
         order: &'static [usize],
     ) -> Result<Self> {
         Ok(Self {
             order: Some(order),
             ..Self::new(gpu, name, shape)?
+        })
+    }
+
+    /// `len` elements that hold several tensors.
+    pub fn joined(gpu: &Gpu, name: &str, len: usize, parts: Vec<Part>) -> Result<Self> {
+        Ok(Self {
+            parts: Some(parts),
+            ..Self::new(gpu, name, &[len])?
         })
     }
 
@@ -68,7 +88,7 @@ impl Output {
         let words: Vec<u32> = gpu.download(&self.buffer)?;
         let (values, canaries) = words.split_at(self.shape.iter().product());
         if canaries.iter().any(|&word| word != CANARY) {
-            let name = self.name;
+            let name = &self.name;
             return Err(Error::failed(format_args!(
                 "{name}: a kernel wrote behind it"
             )));
@@ -79,6 +99,22 @@ impl Output {
             Some(order) => tensor.permuted(order),
             None => tensor,
         })
+    }
+}
+
+impl Output {
+    /// The tensors that it is handed out as.
+    fn tensors(&self, gpu: &Gpu) -> Result<Vec<(String, Tensor)>> {
+        let whole = self.read(gpu)?;
+        let Some(parts) = &self.parts else {
+            return Ok(vec![(self.name.clone(), whole)]);
+        };
+        let values = whole.into_f32();
+        let tensor = |part: &Part| {
+            let values = values[part.elements.clone()].to_vec();
+            (part.name.clone(), Tensor::f32(&part.shape, values))
+        };
+        Ok(parts.iter().map(tensor).collect())
     }
 }
 
@@ -108,9 +144,10 @@ impl Launch {
             self.record(pass);
             Ok(())
         })?;
-        self.outputs
-            .iter()
-            .map(|output| Ok((output.name.to_owned(), output.read(gpu)?)))
-            .collect()
+        let mut tensors = Tensors::new();
+        for output in &self.outputs {
+            tensors.extend(output.tensors(gpu)?);
+        }
+        Ok(tensors)
     }
 }
