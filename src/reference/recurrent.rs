@@ -1,5 +1,9 @@
 //! The meaning of [`Recurrent`](crate::Recurrent): a sweep over time, and one function per cell.
 
+mod backward;
+
+pub use backward::{Gradients, Upstream, recurrent_backward};
+
 use super::{Real, convert};
 use crate::{Activation, Activations, Cell, Direction};
 
