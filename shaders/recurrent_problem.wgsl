@@ -11,7 +11,8 @@
 // Layout (row-major, last axis contiguous; gates in the order of the cell's file)
 //     scratch   states [num_directions, batch, hidden_size]: of an LSTM c, of a cell of two phases
 //               r h and, as large again, the sum of z; then from gates_first on
-//               gates_x [num_directions, steps of the chunk, batch, NUM_GATES, hidden_size]
+//               gates_x [num_directions, steps of the chunk, batch], rows of row_len elements: NUM_GATES
+//               times hidden_size; with SAVE what the backward pass needs takes their place, see save
 //     weights   see recurrent_pack.wgsl; one block of it per direction
 //     h_0, c_0, h_n, c_n   [num_directions, batch, hidden_size]
 //     lengths   [batch]
@@ -47,6 +48,7 @@ struct Params {
     c_n_first: u32,
     output_first: u32,
     activations: u32,
+    row_len: u32,
 }
 
 const HAS_H_0: u32 = 1u;
@@ -54,6 +56,8 @@ const HAS_C_0: u32 = 2u;
 const HAS_LENGTHS: u32 = 4u;
 const WRITE_H_N: u32 = 8u;
 const WRITE_C_N: u32 = 16u;
+// the second bias of a GRU's n is scaled by r, so that its two sums are kept apart
+const RESET_AFTER: bool = NUM_UNIT_WEIGHTS == 1u;
 
 @group(0) @binding(0) var<uniform>             params:  Params;
 @group(0) @binding(1) var<storage, read>       weights: array<vec4<f32>>;
@@ -142,14 +146,18 @@ fn previous_c(moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
     return scratch[state_at(direction, row, unit)];
 }
 
-// the gates of the input projection
-fn gates_x(moment: Moment, direction: u32, row: u32, unit: u32) -> array<f32, NUM_GATES> {
+// the row of gates_x of a token
+fn gates_at(moment: Moment, direction: u32, row: u32) -> u32 {
     // the chunk's gates lie in order of time, also those of the reverse direction
     let chunk_end = params.chunk_start + params.chunk_steps;
     let start = select(params.chunk_start, params.seq_len - chunk_end, is_reverse(direction));
     let step = (direction - params.direction) * params.chunk_steps + moment.time - start;
-    let index = (step * params.batch + row) * NUM_GATES * params.hidden_size + unit;
-    let first = params.gates_first + index;
+    return params.gates_first + (step * params.batch + row) * params.row_len;
+}
+
+// the gates of the input projection
+fn gates_x(moment: Moment, direction: u32, row: u32, unit: u32) -> array<f32, NUM_GATES> {
+    let first = gates_at(moment, direction, row) + unit;
     var gates: array<f32, NUM_GATES>;
     // unroll
     for (var g = 0u; g < NUM_GATES; g++) {
@@ -185,6 +193,12 @@ fn store_state(moment: Moment, direction: u32, row: u32, unit: u32, state: State
         let at = output_at(moment.time, direction, row, unit);
         output[at] = select(0.0, state.h, moment.inside);
     }
+    if (SAVE && !moment.inside && params.seq_len > 0u) {
+        // no gradient comes from there, but the products of the backward pass read the row
+        for (var i = unit; i < params.row_len; i += params.hidden_size) {
+            scratch[gates_at(moment, direction, row) + i] = 0.0;
+        }
+    }
     // a sequence of length 0 hands its initial state on, once
     let empty = length_of(row) == 0u && params.first_step == 0u;
     if ((moment.last && moment.inside) || empty) {
@@ -207,4 +221,35 @@ struct State {
 // ONNX's clip bounds what goes into the activations
 fn clipped(x: f32) -> f32 {
     return clamp(x, -params.clip, params.clip);
+}
+
+// What the backward pass needs of a step, in the place of its gates_x, each [hidden_size]: what goes
+// into the activations (the peepholes left out), of a GRU's n both sums, then c of an LSTM and h
+// before the step.
+fn save(
+    moment: Moment,
+    direction: u32,
+    row: u32,
+    unit: u32,
+    x: array<f32, NUM_GATES>,
+    h: array<f32, NUM_GATES>,
+    bias: vec3<f32>,
+    state: State,
+) {
+    let first = gates_at(moment, direction, row) + unit;
+    // unroll
+    for (var g = 0u; g < NUM_GATES; g++) {
+        scratch[first + g * params.hidden_size] = x[g] + h[g];
+    }
+    var next = first + NUM_GATES * params.hidden_size;
+    if (RESET_AFTER) {
+        scratch[next - params.hidden_size] = x[NUM_GATES - 1u];
+        scratch[next] = h[NUM_GATES - 1u] + bias[0];
+        next += params.hidden_size;
+    }
+    if (HAS_CELL) {
+        scratch[next] = state.c;
+        next += params.hidden_size;
+    }
+    scratch[next] = state.h;
 }

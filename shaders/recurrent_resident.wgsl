@@ -133,8 +133,12 @@ fn recurrent_resident(
                 let moment = moment_of(params.first_step + s, row, direction);
                 if (moment.inside) {
                     let x = gates_x(moment, direction, row, unit);
+                    let h = gates_h(b, unit);
                     let own = unit_weights(direction, unit);
-                    state[p] = cell(direction, x, gates_h(b, unit), own, state[p]);
+                    if (SAVE) {
+                        save(moment, direction, row, unit, x, h, own, state[p]);
+                    }
+                    state[p] = cell(direction, x, h, own, state[p]);
                     wg_h[b * BLOCKS * 8u + unit] = state[p].h;
                 }
                 store_state(moment, direction, row, unit, state[p]);

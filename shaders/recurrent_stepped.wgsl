@@ -137,11 +137,20 @@ fn recurrent_stepped(
                     if (!second_phase) {
                         scratch[at] = reset(direction, x, gates_h, state.h);
                         scratch[sum_z] = gates_h[Z];
+                        if (SAVE) {
+                            // what the second phase finds in the place of x_r, and adds 0 to
+                            let sum_r = gates_at(moment, direction, row) + own_unit;
+                            scratch[sum_r] = x[0] + gates_h[0];
+                        }
                         continue;
                     }
                     gates_h[Z] = scratch[sum_z];
                 }
-                state = cell(direction, x, gates_h, unit_weights(direction, own_unit), state);
+                let own = unit_weights(direction, own_unit);
+                if (SAVE) {
+                    save(moment, direction, row, own_unit, x, gates_h, own, state);
+                }
+                state = cell(direction, x, gates_h, own, state);
             }
             store_state(moment, direction, row, own_unit, state);
         }

@@ -20,6 +20,7 @@
 //! projection hoisted out of the loop); Diamos et al. 2016 (weights that stay on the chip).
 
 mod activation;
+mod carry;
 mod pack;
 mod plan;
 mod steps;
@@ -186,7 +187,9 @@ pub struct RecurrentBuffers<'a> {
     pub h_n: Option<wgpu::BufferSlice<'a>>,
     /// Of an LSTM, like `h_n`.
     pub c_n: Option<wgpu::BufferSlice<'a>>,
-    /// [`Recurrent::scratch_size`] bytes of any content.
+    /// What the backward pass needs, written if given; [`Recurrent::reserve_size`] bytes.
+    pub reserve: Option<wgpu::BufferSlice<'a>>,
+    /// [`Recurrent::scratch_size`] bytes of any content; unused with a `reserve`.
     pub scratch: wgpu::BufferSlice<'a>,
 }
 
@@ -198,7 +201,7 @@ impl<'a> RecurrentBuffers<'a> {
         output: wgpu::BufferSlice<'a>,
         scratch: wgpu::BufferSlice<'a>,
     ) -> Self {
-        let (h_0, c_0, lengths, h_n, c_n) = Default::default();
+        let (h_0, c_0, lengths, h_n, c_n, reserve) = Default::default();
         Self {
             input,
             weights,
@@ -208,6 +211,7 @@ impl<'a> RecurrentBuffers<'a> {
             output,
             h_n,
             c_n,
+            reserve,
             scratch,
         }
     }
@@ -219,6 +223,7 @@ impl<'a> RecurrentBuffers<'a> {
             ("lengths", self.lengths),
             ("h_n", self.h_n),
             ("c_n", self.c_n),
+            ("reserve", self.reserve),
         ];
         let needed = [
             ("input", self.input),
@@ -239,6 +244,7 @@ impl<'a> RecurrentBuffers<'a> {
             lengths: self.lengths.is_some(),
             h_n: self.h_n.is_some(),
             c_n: self.c_n.is_some(),
+            reserve: self.reserve.is_some(),
         }
     }
 }
@@ -256,6 +262,8 @@ pub struct Given {
     pub h_n: bool,
     /// The last cell state is asked for.
     pub c_n: bool,
+    /// The backward pass follows.
+    pub reserve: bool,
 }
 
 /// An RNN, LSTM or GRU, compiled for one configuration.
@@ -305,6 +313,14 @@ impl Recurrent {
     /// [`Error::Shape`], [`Error::Limit`].
     pub fn scratch_size(&self, shape: RecurrentShape) -> Result<u64, Error> {
         Ok(self.plan(shape, Given::default())?.scratch_size)
+    }
+
+    /// Bytes that a forward pass of `shape` leaves for the backward pass.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Limit`].
+    pub fn reserve_size(&self, shape: RecurrentShape) -> Result<u64, Error> {
+        self.config.reserve_size(self.context.capabilities(), shape)
     }
 
     /// Binds the tensors of a call, which can then be recorded as often as wanted.

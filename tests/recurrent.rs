@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::recurrent::{Case, SMALL, check, pack, run, variants};
+use common::recurrent::{Case, SMALL, check, pack, run, run_keeping, variants};
 use common::{Output, bits, gpu, guises};
 use gatefold::{
     Activation, Activations, Capabilities, Cell, Direction, Recurrent, RecurrentBuffers,
@@ -258,6 +258,36 @@ fn chunks_of_steps_give_the_same_bits() {
             assert!(dispatches(&few) > dispatches(guise.context().capabilities()));
             for (whole, cut) in whole.iter().zip(run(&cut, &case, config, &inputs)) {
                 assert_eq!(bits(whole), bits(&cut), "{how}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_for_the_backward_pass_changes_no_bit() {
+    let Some(gpu) = gpu() else { return };
+    for cell in CELLS {
+        let case = Case {
+            cell,
+            seq_len: 30,
+            direction: Direction::Bidirectional,
+            num_layers: 2,
+            lengths: Some(&[30, 0, 17]),
+            magnitude: 0.9,
+            ..SMALL
+        };
+        let inputs = case.inputs();
+        for (guise, config, how) in variants(&guises(gpu), &case) {
+            let plain = run(&guise, &case, config, &inputs);
+            let few = Capabilities {
+                storage_binding_size: 24 << 10,
+                ..*guise.context().capabilities()
+            };
+            for guise in [gpu.with_capabilities(few, Default::default()), guise] {
+                let kept = run_keeping(&guise, &case, config, &inputs);
+                for (plain, kept) in plain.iter().zip(kept) {
+                    assert_eq!(bits(plain), bits(&kept), "{how}");
+                }
             }
         }
     }

@@ -19,6 +19,29 @@ pub(super) struct Scratch {
     len: u64,
 }
 
+/// What a call leaves for the backward pass, in elements. Of each layer: the chunks, each laid out as scratch is, up
+/// to the end of its gates; then the output, but for the last layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reserve {
+    pub chunk_steps: u32,
+    chunk: u64,
+    layer_output: u64,
+    layer: u64,
+    len: u64,
+}
+
+impl Reserve {
+    /// Where a chunk of a layer begins.
+    pub fn chunk(&self, layer: u32, start: u32) -> u64 {
+        u64::from(layer) * self.layer + u64::from(start / self.chunk_steps) * self.chunk
+    }
+
+    /// Where the output of an inner layer begins.
+    pub fn layer_output(&self, layer: u32) -> u64 {
+        u64::from(layer) * self.layer + self.layer_output
+    }
+}
+
 impl RecurrentConfig {
     /// The variants that a device can run, best first.
     pub fn variants(&self, capabilities: &Capabilities) -> impl Iterator<Item = Variant> + use<> {
@@ -75,8 +98,9 @@ impl RecurrentConfig {
         self.check(shape, &given)?;
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
         let tile = self.choose_tile(capabilities, shape.batch)?;
-        let chunk_steps = self.chunk_steps(capabilities, shape);
-        let scratch = self.scratch(shape, chunk_steps);
+        let chunk_steps = self.chunk_steps(capabilities, shape, given.reserve);
+        let scratch = self.scratch(shape, chunk_steps, given.reserve);
+        let reserve = given.reserve.then(|| self.reserve(shape, chunk_steps));
         let planner = Planner {
             config: self,
             capabilities,
@@ -85,6 +109,7 @@ impl RecurrentConfig {
             tile,
             variant,
             scratch,
+            reserve,
         };
         check_dispatches(planner.num_dispatches(chunk_steps))?;
         let mut dispatches = Vec::new();
@@ -103,13 +128,13 @@ impl RecurrentConfig {
             variant,
             describe: tile.describe(),
             dispatches,
-            scratch_size: 4 * scratch.len,
+            scratch_size: if given.reserve { 0 } else { 4 * scratch.len },
             flops: 2.0 * rows * f64::from(self.cell.num_gates()) * width * inner,
             bytes: self.packed_size() as f64 + 4.0 * rows * (f64::from(self.input_size) + width),
         })
     }
 
-    fn check(&self, shape: RecurrentShape, given: &Given) -> Result<(), Error> {
+    pub(super) fn check(&self, shape: RecurrentShape, given: &Given) -> Result<(), Error> {
         let sizes = [
             ("input_size", self.input_size, 1 << 20),
             ("hidden_size", self.hidden_size, 1 << 14),
@@ -163,13 +188,25 @@ impl RecurrentConfig {
 
     /// Elements of gates_x per step and direction.
     pub(super) fn gates_per_step(&self, batch: u32) -> u64 {
-        u64::from(batch) * u64::from(self.cell.num_gates()) * u64::from(self.hidden_size)
+        u64::from(batch) * u64::from(self.row_len(false))
+    }
+
+    /// Elements of gates_x per token, or of what takes their place for the backward pass.
+    pub(super) fn row_len(&self, save: bool) -> u32 {
+        // h, c, and the second sum of n
+        let more = 1 + u32::from(self.cell.has_cell_state()) + u32::from(self.cell == Cell::Gru);
+        (self.cell.num_gates() + if save { more } else { 0 }) * self.hidden_size
     }
 
     /// Steps whose gates_x are computed at once: as many as fit one binding together with the cell state.
-    fn chunk_steps(&self, capabilities: &Capabilities, shape: RecurrentShape) -> u32 {
+    pub(super) fn chunk_steps(
+        &self,
+        capabilities: &Capabilities,
+        shape: RecurrentShape,
+        save: bool,
+    ) -> u32 {
         let directions = u64::from(self.direction.count());
-        let gates = 4 * directions * self.gates_per_step(shape.batch);
+        let gates = 4 * directions * u64::from(shape.batch) * u64::from(self.row_len(save));
         let widest = u64::from(self.input_size).max(directions * u64::from(self.hidden_size));
         let input = 4 * u64::from(shape.batch) * widest;
         let room = capabilities.storage_binding_size.saturating_sub(1024);
@@ -180,7 +217,7 @@ impl RecurrentConfig {
             .clamp(1, u64::from(shape.seq_len).max(1)) as u32
     }
 
-    fn scratch(&self, shape: RecurrentShape, chunk_steps: u32) -> Scratch {
+    pub(super) fn scratch(&self, shape: RecurrentShape, chunk_steps: u32, save: bool) -> Scratch {
         let directions = u64::from(self.direction.count());
         let state = directions * u64::from(shape.batch) * u64::from(self.hidden_size);
         let states = match self.cell {
@@ -191,7 +228,8 @@ impl RecurrentConfig {
         };
         let gates = states.next_multiple_of(PART);
         let steps = u64::from(chunk_steps.min(shape.seq_len));
-        let gates_len = directions * steps * self.gates_per_step(shape.batch);
+        let rows = directions * steps * u64::from(shape.batch);
+        let gates_len = rows * u64::from(self.row_len(save));
         let layer_output = (gates + gates_len).next_multiple_of(PART).max(PART);
         let inner = if self.num_layers > 1 {
             u64::from(shape.seq_len) * state
@@ -203,5 +241,36 @@ impl RecurrentConfig {
             layer_output,
             len: layer_output + inner,
         }
+    }
+
+    pub(super) fn reserve(&self, shape: RecurrentShape, chunk_steps: u32) -> Reserve {
+        let region = |steps| self.scratch(shape, steps, true).layer_output;
+        let chunk = region(chunk_steps);
+        let before = shape.seq_len.saturating_sub(1) / chunk_steps;
+        let layer_output = u64::from(before) * chunk + region(shape.seq_len - before * chunk_steps);
+        let width = u64::from(self.direction.count()) * u64::from(self.hidden_size);
+        let output = u64::from(shape.seq_len) * u64::from(shape.batch) * width;
+        let layer = layer_output + output.next_multiple_of(PART);
+        Reserve {
+            chunk_steps,
+            chunk,
+            layer_output,
+            layer,
+            len: u64::from(self.num_layers - 1) * layer + layer_output,
+        }
+    }
+
+    /// Bytes that a forward pass leaves for the backward pass on a device with `capabilities`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Limit`].
+    pub fn reserve_size(
+        &self,
+        capabilities: &Capabilities,
+        shape: RecurrentShape,
+    ) -> Result<u64, Error> {
+        self.check(shape, &Given::default())?;
+        let chunk_steps = self.chunk_steps(capabilities, shape, true);
+        Ok(4 * self.reserve(shape, chunk_steps).len)
     }
 }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::plan::Scratch;
+use super::carry::carry;
+use super::plan::{Reserve, Scratch};
 use super::tile::Tile;
 use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
@@ -40,6 +41,7 @@ params! {
         c_n_first: u32,
         output_first: u32,
         activations: u32,
+        row_len: u32,
     }
 }
 
@@ -58,6 +60,7 @@ pub(super) struct Planner<'a> {
     pub tile: Tile,
     pub variant: Variant,
     pub scratch: Scratch,
+    pub reserve: Option<Reserve>,
 }
 
 impl Planner<'_> {
@@ -68,6 +71,9 @@ impl Planner<'_> {
             out.push(self.steps(layer, 0..self.config.direction.count(), &(0..1), 0..1));
         }
         for chunk in pieces(0..seq_len, chunk_steps) {
+            if chunk.start > 0 && self.reserve.is_some() && self.config.cell.has_cell_state() {
+                out.push(self.hand_on(layer, &chunk, chunk_steps));
+            }
             for direction in 0..self.config.direction.count() {
                 out.push(self.projection(layer, direction, &chunk));
             }
@@ -82,7 +88,7 @@ impl Planner<'_> {
     /// The most entries that all layers together can have.
     pub fn num_dispatches(&self, chunk_steps: u32) -> u64 {
         let chunks = u64::from(self.shape.seq_len.div_ceil(chunk_steps));
-        let each = 1 + u64::from(chunk_steps.div_ceil(self.steps_each()));
+        let each = 2 + u64::from(chunk_steps.div_ceil(self.steps_each()));
         let layers = u64::from(self.config.num_layers * self.config.direction.count());
         layers * chunks * each
     }
@@ -111,15 +117,40 @@ impl Planner<'_> {
         }
     }
 
+    /// Where the states and the gates of a chunk lie.
+    fn workspace(&self, layer: u32, chunk: &Range<u32>) -> Part {
+        let Some(reserve) = &self.reserve else {
+            return ("scratch", 0..self.scratch.layer_output);
+        };
+        let start = reserve.chunk(layer, chunk.start);
+        let own = self
+            .config
+            .scratch(self.shape, chunk.end - chunk.start, true);
+        ("reserve", start..start + own.layer_output)
+    }
+
+    /// The cell state, from the chunk before, which the backward pass will read again, to this one.
+    fn hand_on(&self, layer: u32, chunk: &Range<u32>, chunk_steps: u32) -> Dispatch {
+        let before = chunk.start - chunk_steps..chunk.start;
+        let [from, to] = [&before, chunk].map(|chunk| {
+            let (name, range) = self.workspace(layer, chunk);
+            Some((name, range.start..range.start + self.scratch.gates))
+        });
+        carry([None, from], [None, to])
+    }
+
     /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
-    /// scratch so that the last one writes the output.
+    /// scratch so that the last one writes the output; what the backward pass needs is kept.
     fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
         let width = self.config.direction.count() * self.config.hidden_size;
         let token = u64::from(self.shape.batch) * u64::from(width);
-        let (name, first) = if (self.config.num_layers - layer) % 2 == 1 {
-            ("output", 0)
-        } else {
-            ("scratch", self.scratch.layer_output)
+        let last = layer + 1 == self.config.num_layers;
+        let (name, first) = match &self.reserve {
+            Some(reserve) if !last => ("reserve", reserve.layer_output(layer)),
+            None if (self.config.num_layers - layer) % 2 == 0 => {
+                ("scratch", self.scratch.layer_output)
+            }
+            _ => ("output", 0),
         };
         (
             name,
@@ -136,6 +167,10 @@ impl Planner<'_> {
             "input",
             u64::from(times.start) * token..u64::from(times.end) * token,
         )
+    }
+
+    fn row_len(&self) -> u32 {
+        self.config.row_len(self.reserve.is_some())
     }
 
     /// 1 if direction 0 runs in reverse; direction 1 is the other way round.
@@ -162,20 +197,24 @@ impl Planner<'_> {
         let start = config.packed_start(layer, direction);
         let (bias, weight_ih) = (start + packed.bias, start + packed.weight_ih);
         let weight_len = u64::from(gate_rows) * u64::from(input_size);
-        let gates_len = chunk.len() as u64 * config.gates_per_step(self.shape.batch);
-        let output = self.scratch.gates + u64::from(direction) * gates_len;
+        let (workspace, place) = self.workspace(layer, chunk);
+        let rows = chunk.len() as u32 * self.shape.batch;
+        let gates_len = u64::from(rows) * u64::from(self.row_len());
+        let output = place.start + self.scratch.gates + u64::from(direction) * gates_len;
         let gemm = GemmConfig {
             bias: true,
             ..Default::default()
         };
-        let rows = chunk.len() as u32 * self.shape.batch;
         let product = Product {
             config: gemm,
-            shape: GemmShape::new(&gemm, rows, gate_rows, input_size),
+            shape: GemmShape {
+                output_stride: self.row_len(),
+                ..GemmShape::new(&gemm, rows, gate_rows, input_size)
+            },
             a: self.layer_input(layer, self.times(direction, chunk)),
             b: ("weights", weight_ih..weight_ih + weight_len),
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
-            output: ("scratch", output..output + gates_len),
+            output: (workspace, output..output + gates_len),
         };
         product.dispatch(self.capabilities, self.variant)
     }
@@ -217,10 +256,11 @@ impl Planner<'_> {
             output_first,
             ..self.params(layer, &directions, chunk, &steps)
         };
-        let scratch = Operand::whole("scratch", 4 * self.scratch.layer_output);
+        let (workspace, place) = self.workspace(layer, chunk);
+        let (scratch, _) = Operand::elements(workspace, place);
         Dispatch {
             kernel: self.tile.kernel(config, self.variant),
-            constants: self.tile.constants(config),
+            constants: self.tile.constants(config, self.reserve.is_some()),
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],
             grid: fold_grid(params.num_groups.into()),
@@ -248,7 +288,8 @@ impl Planner<'_> {
         };
         let batch_tiles = batch.div_ceil(self.tile.batch());
         let num_groups = u64::from(unit_tiles) * u64::from(batch_tiles) * directions.len() as u64;
-        let gates_direction = chunk.len() as u64 * config.gates_per_step(batch);
+        let rows = chunk.len() as u64 * u64::from(batch);
+        let gates_direction = rows * u64::from(self.row_len());
         Params {
             hidden_size: config.hidden_size,
             batch,
@@ -270,6 +311,7 @@ impl Planner<'_> {
             weights_direction: (packed.len / 4) as u32,
             unit_weights_first: (packed.unit_weights / 4) as u32,
             activations: config.activation_bits(),
+            row_len: self.row_len(),
             ..Default::default()
         }
     }
@@ -309,6 +351,7 @@ impl Planner<'_> {
             lengths,
             h_n,
             c_n,
+            reserve: _,
         } = self.given;
         [
             (h_0, HAS_H_0),

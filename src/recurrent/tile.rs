@@ -180,7 +180,8 @@ impl Tile {
         }
     }
 
-    pub fn constants(self, config: &RecurrentConfig) -> Constants {
+    /// With `save`, the kernel leaves what the backward pass needs.
+    pub fn constants(self, config: &RecurrentConfig, save: bool) -> Constants {
         let cell = config.cell;
         let mut constants = vec![
             ("NUM_GATES", Constant::U32(cell.num_gates())),
@@ -191,6 +192,7 @@ impl Tile {
             ("COUPLED", Constant::Bool(cell == Cell::LstmCoupled)),
             ("RELU", Constant::Bool(cell == Cell::RnnRelu)),
             ("BATCH", Constant::U32(self.batch())),
+            ("SAVE", Constant::Bool(save)),
         ];
         match self {
             Self::Stepped { units, split, .. } => constants.extend([

@@ -90,6 +90,7 @@ impl Case {
             lengths: self.lengths.is_some(),
             h_n: true,
             c_n: c,
+            reserve: false,
         }
     }
 
@@ -190,6 +191,21 @@ pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
 
 /// Runs the case twice, on scratch full of NaN.
 pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> Results {
+    run_with(gpu, case, config, inputs, false)
+}
+
+/// [`run`] that leaves what a backward pass would need, and uses no scratch.
+pub fn run_keeping(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> Results {
+    run_with(gpu, case, config, inputs, true)
+}
+
+fn run_with(
+    gpu: &Gpu,
+    case: &Case,
+    config: RecurrentConfig,
+    inputs: &Inputs,
+    keep: bool,
+) -> Results {
     let op = Recurrent::new(gpu.context(), config).unwrap();
     let packed = pack(gpu, &op, inputs);
     let input = gpu.upload("input", &inputs.input).unwrap();
@@ -201,7 +217,12 @@ pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> 
         .chain([inputs.h_0.len() as u32; 2])
         .map(|len| Output::new(gpu, len as usize));
     let outputs: Vec<Output> = outputs.collect();
-    let scratch = Output::new(gpu, op.scratch_size(case.shape()).unwrap() as usize / 4);
+    let scratch_size = match keep {
+        true => op.reserve_size(case.shape()),
+        false => op.scratch_size(case.shape()),
+    };
+    let scratch = Output::new(gpu, scratch_size.unwrap() as usize / 4);
+    let unused = gpu.zeros("scratch", 4).unwrap();
     let is_lstm = case.cell.has_cell_state();
     let buffers = RecurrentBuffers {
         h_0: case.states.then(|| h_0.slice(..)),
@@ -209,11 +230,15 @@ pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> 
         lengths: case.lengths.map(|_| lengths.slice(..)),
         h_n: Some(outputs[1].buffer.slice(..)),
         c_n: is_lstm.then(|| outputs[2].buffer.slice(..)),
+        reserve: keep.then(|| scratch.buffer.slice(..)),
         ..RecurrentBuffers::new(
             input.slice(..),
             packed.slice(..),
             outputs[0].buffer.slice(..),
-            scratch.buffer.slice(..),
+            match keep {
+                true => unused.slice(..),
+                false => scratch.buffer.slice(..),
+            },
         )
     };
     let bound = op.bind(case.shape(), buffers).unwrap();

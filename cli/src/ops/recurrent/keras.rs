@@ -81,6 +81,7 @@ pub fn problem(
             lengths: tensors.contains_key("lengths"),
             h_n: true,
             c_n: op == Op::Lstm,
+            reserve: common.grad,
         },
         bias: tensors.contains_key("bias"),
         format: Format::Keras,

@@ -72,6 +72,7 @@ pub fn problem(
             lengths: tensors.contains_key("sequence_lens"),
             h_n: true,
             c_n: op == Op::Lstm,
+            reserve: common.grad,
         },
         bias: tensors.contains_key("B"),
         format: Format::Onnx,

@@ -105,6 +105,7 @@ fn sizes(op: Op, base: RecurrentConfig, batch_first: bool, tensors: &Tensors) ->
             lengths: tensors.contains_key("lengths"),
             h_n: true,
             c_n: op == Op::Lstm,
+            reserve: common.grad,
         },
         bias: found().any(|(stem, ..)| stem.starts_with("bias")),
         format: Format::Pytorch,
