@@ -26,7 +26,8 @@ pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
 pub use plan::{Plan, Variant};
 pub use recurrent::{
-    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig,
-    RecurrentShape, RecurrentWeights, Tier,
+    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
+    RecurrentWeights, Tier,
 };
 pub use wgpu;

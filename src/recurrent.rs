@@ -20,6 +20,7 @@
 //! projection hoisted out of the loop); Diamos et al. 2016 (weights that stay on the chip).
 
 mod activation;
+mod backward;
 mod carry;
 mod pack;
 mod plan;
@@ -27,6 +28,7 @@ mod steps;
 mod tile;
 
 pub use activation::{Activation, Activations};
+pub use backward::{RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentGradients};
 pub use pack::RecurrentWeights;
 
 use crate::{Bound, Context, Error, Plan, Variant};
@@ -136,6 +138,8 @@ pub struct RecurrentConfig {
     pub activations: Option<[Activations; 2]>,
     /// Bounds what goes into the activations to `-clip..clip`, as ONNX does.
     pub clip: Option<f32>,
+    /// Whether the packed weights also hold what [`Recurrent::bind_backward`] reads.
+    pub gradients: bool,
     /// Forces a tier; otherwise the one that suits shape and device is taken.
     pub tier: Option<Tier>,
     /// Forces a variant; otherwise the best that the device can run is taken.
@@ -153,6 +157,7 @@ impl Default for RecurrentConfig {
             peephole: false,
             activations: None,
             clip: None,
+            gradients: false,
             tier: None,
             variant: None,
         }

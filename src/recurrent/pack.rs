@@ -108,7 +108,10 @@ impl RecurrentConfig {
 
     /// Bytes of the packed weights.
     pub fn packed_size(&self) -> u64 {
-        4 * self.packed_start(self.num_layers, 0)
+        match self.gradients {
+            true => 4 * self.packed_backward_start(self.num_layers, 0),
+            false => 4 * self.packed_start(self.num_layers, 0),
+        }
     }
 
     /// The dispatches that pack each direction of each layer, in order; the operands are named as in
@@ -116,8 +119,17 @@ impl RecurrentConfig {
     pub fn pack_dispatches(&self) -> Vec<Dispatch> {
         let directions = self.direction.count();
         (0..self.num_layers * directions)
-            .map(|i| self.pack_dispatch(i / directions, i % directions, true))
+            .flat_map(|i| self.pack_one(i / directions, i % directions, true))
             .collect()
+    }
+
+    /// Those of one direction of a layer.
+    fn pack_one(&self, layer: u32, direction: u32, has_bias: bool) -> Vec<Dispatch> {
+        let mut dispatches = vec![self.pack_dispatch(layer, direction, has_bias)];
+        if self.gradients {
+            dispatches.push(self.pack_backward_dispatch(layer, direction, has_bias));
+        }
+        dispatches
     }
 
     fn pack_dispatch(&self, layer: u32, direction: u32, has_bias: bool) -> Dispatch {
@@ -196,25 +208,28 @@ impl Recurrent {
             if let Some((bias_ih, bias_hh)) = weights.bias {
                 slices.extend([("bias_ih", bias_ih), ("bias_hh", bias_hh)]);
             }
-            match (self.config.peephole, weights.peephole) {
-                (true, Some(peephole)) => slices.push(("peephole", peephole)),
-                (false, None) => {}
-                (true, None) => return Err(wrong_peephole("is needed and missing")),
-                (false, Some(_)) => return Err(wrong_peephole("the configuration has none")),
-            }
+            check_peephole("peephole", &self.config, weights.peephole.is_some())?;
+            slices.extend(weights.peephole.map(|peephole| ("peephole", peephole)));
             let has_bias = weights.bias.is_some();
-            let dispatch = self
+            let dispatches = self
                 .config
-                .pack_dispatch(i / directions, i % directions, has_bias);
-            self.context.bind_own(&[dispatch], &slices)?.record(pass);
+                .pack_one(i / directions, i % directions, has_bias);
+            self.context.bind_own(&dispatches, &slices)?.record(pass);
         }
         Ok(())
     }
 }
 
-fn wrong_peephole(problem: &'static str) -> Error {
-    Error::Operand {
-        name: "peephole",
-        problem,
-    }
+/// Whether peepholes are given exactly if the configuration has them.
+pub(super) fn check_peephole(
+    name: &'static str,
+    config: &RecurrentConfig,
+    given: bool,
+) -> Result<(), Error> {
+    let problem = match (config.peephole, given) {
+        (true, false) => "is needed and missing",
+        (false, true) => "the configuration has none",
+        _ => return Ok(()),
+    };
+    Err(Error::Operand { name, problem })
 }

@@ -120,17 +120,14 @@ impl RecurrentConfig {
         }
         let rows = f64::from(shape.batch) * f64::from(shape.seq_len);
         let width = f64::from(self.direction.count()) * f64::from(self.hidden_size);
-        let inputs: f64 = (0..self.num_layers)
-            .map(|l| f64::from(self.layer_input_size(l)))
-            .sum();
-        let inner = inputs + f64::from(self.num_layers) * f64::from(self.hidden_size);
         Ok(Plan {
             variant,
             describe: tile.describe(),
             dispatches,
             scratch_size: if given.reserve { 0 } else { 4 * scratch.len },
-            flops: 2.0 * rows * f64::from(self.cell.num_gates()) * width * inner,
-            bytes: self.packed_size() as f64 + 4.0 * rows * (f64::from(self.input_size) + width),
+            flops: self.flops(shape),
+            bytes: 4.0 * self.packed_start(self.num_layers, 0) as f64
+                + 4.0 * rows * (f64::from(self.input_size) + width),
         })
     }
 
@@ -166,6 +163,17 @@ impl RecurrentConfig {
             }
         }
         Ok(())
+    }
+
+    /// Of a forward pass.
+    pub(super) fn flops(&self, shape: RecurrentShape) -> f64 {
+        let rows = f64::from(shape.batch) * f64::from(shape.seq_len);
+        let width = f64::from(self.direction.count()) * f64::from(self.hidden_size);
+        let inputs: f64 = (0..self.num_layers)
+            .map(|l| f64::from(self.layer_input_size(l)))
+            .sum();
+        let inner = inputs + f64::from(self.num_layers) * f64::from(self.hidden_size);
+        2.0 * rows * f64::from(self.cell.num_gates()) * width * inner
     }
 
     fn choose_tile(&self, capabilities: &Capabilities, batch: u32) -> Result<Tile, Error> {

@@ -12,7 +12,7 @@ use crate::{Capabilities, Variant};
 
 /// The most multiply-adds of one resident workgroup in one dispatch, some tenths of a second of a slow GPU:
 /// drivers reset a device that does not answer for two seconds.
-const RESIDENT_WORK: u64 = 1 << 32;
+pub(super) const RESIDENT_WORK: u64 = 1 << 32;
 
 params! {
     pub(super) struct Params {
@@ -367,7 +367,7 @@ impl Planner<'_> {
 }
 
 /// `range` in pieces of `each`.
-fn pieces(range: Range<u32>, each: u32) -> impl Iterator<Item = Range<u32>> {
+pub(super) fn pieces(range: Range<u32>, each: u32) -> impl Iterator<Item = Range<u32>> {
     let end = range.end;
     range
         .step_by(each as usize)

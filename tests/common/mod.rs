@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod launches;
 pub mod recurrent;
+pub mod recurrent_backward;
 
 use std::sync::OnceLock;
 

@@ -70,6 +70,7 @@ impl Case {
             peephole: self.peephole,
             activations: self.activations,
             clip: self.clip,
+            gradients: false,
             tier,
             variant,
         }

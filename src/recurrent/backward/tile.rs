@@ -15,16 +15,14 @@ const CELL_GRU: &str = include_str!("../../../shaders/recurrent_backward_cell_gr
 const CELL_GRU_RESET_BEFORE: &str =
     include_str!("../../../shaders/recurrent_backward_cell_gru_reset_before.wgsl");
 const NO_RESET: &str = include_str!("../../../shaders/recurrent_backward_no_reset.wgsl");
-const ACTIVATIONS_NAMED: &str =
-    include_str!("../../../shaders/recurrent_activations_named.wgsl");
+const ACTIVATIONS_NAMED: &str = include_str!("../../../shaders/recurrent_activations_named.wgsl");
 const SLOPES_DEFAULT: &str = include_str!("../../../shaders/recurrent_slopes_default.wgsl");
 const SLOPES_NAMED: &str = include_str!("../../../shaders/recurrent_slopes_named.wgsl");
 const BLOCK_WORKGROUP: &str =
     include_str!("../../../shaders/recurrent_backward_block_workgroup.wgsl");
 const BLOCK_SUBGROUP: &str =
     include_str!("../../../shaders/recurrent_backward_block_subgroup.wgsl");
-const REGISTERS: &str =
-    include_str!("../../../shaders/recurrent_backward_sums_registers.wgsl");
+const REGISTERS: &str = include_str!("../../../shaders/recurrent_backward_sums_registers.wgsl");
 const STREAMED: &str = include_str!("../../../shaders/recurrent_backward_sums_streamed.wgsl");
 
 /// What a workgroup of the sweep does.
@@ -102,6 +100,25 @@ impl Tile {
         })
     }
 
+    /// Whether a resident sweep beats one dispatch per step, for the reasons of [`RecurrentConfig::tiers`].
+    pub fn is_preferred(
+        self,
+        capabilities: &Capabilities,
+        config: &RecurrentConfig,
+        batch: u32,
+    ) -> bool {
+        const MANY_GROUPS: u32 = 64;
+        let in_registers = matches!(
+            self,
+            Self::Resident {
+                registers: true,
+                ..
+            }
+        );
+        let groups = batch.div_ceil(self.batch()) * config.direction.count();
+        capabilities.cpu || in_registers || groups >= MANY_GROUPS
+    }
+
     pub fn batch(self) -> u32 {
         match self {
             Self::Stepped { batch, .. } | Self::Resident { batch, .. } => batch,
@@ -122,12 +139,18 @@ impl Tile {
                 split,
                 batch,
             } => {
-                format!("backward stepped, {units} units x {batch} rows per workgroup, {split} shares")
+                format!(
+                    "backward stepped, {units} units x {batch} rows per workgroup, {split} shares"
+                )
             }
             Self::Resident {
                 batch, registers, ..
             } => {
-                let weights = if registers { "in registers" } else { "streamed" };
+                let weights = if registers {
+                    "in registers"
+                } else {
+                    "streamed"
+                };
                 format!("backward resident, weights {weights}, {batch} rows per workgroup")
             }
         }
@@ -187,7 +210,10 @@ impl Tile {
             ("COUPLED", Constant::Bool(cell == Cell::LstmCoupled)),
             ("RELU", Constant::Bool(cell == Cell::RnnRelu)),
             ("SPLIT_N", Constant::Bool(cell == Cell::Gru)),
-            ("SLOTS", Constant::U32(config.row_len(true) / config.hidden_size)),
+            (
+                "SLOTS",
+                Constant::U32(config.row_len(true) / config.hidden_size),
+            ),
             ("GRADS", Constant::U32(config.grads())),
             ("KEEP_H", Constant::Bool(kept.h)),
             ("KEEP_C", Constant::Bool(kept.c)),
@@ -215,7 +241,10 @@ impl Tile {
                     ("GATES_EACH", Constant::U32(gates / shares)),
                     ("BLOCKS", Constant::U32(blocks)),
                     ("BLOCK_VECTORS", Constant::U32(2 * blocks)),
-                    ("PAIRS", Constant::U32((batch * hidden).div_ceil(lanes * shares))),
+                    (
+                        "PAIRS",
+                        Constant::U32((batch * hidden).div_ceil(lanes * shares)),
+                    ),
                 ]);
             }
         }
