@@ -94,7 +94,7 @@ fn attention() {
             Some(offset) => Causal::Offset(offset.parse().unwrap()),
         };
         let scale = golden.option("scale").map(|scale| scale.parse().unwrap());
-        let problem = reference::Problem {
+        let plain = reference::Problem::plain(
             batch,
             num_heads,
             num_kv_heads,
@@ -102,8 +102,11 @@ fn attention() {
             kv_len,
             head_dim,
             value_dim,
-            scale: scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip()),
-            causal: causal.offset(q_len as u32, kv_len as u32),
+        );
+        let problem = reference::Problem {
+            scale: scale.unwrap_or(plain.scale),
+            causal,
+            ..plain
         };
         let [query, key, value] = ["query", "key", "value"].map(|name| golden.values(name));
         let got = reference::attention(&problem, query, key, value);
@@ -274,17 +277,10 @@ fn peepholes_of_i_and_f_see_the_old_cell_and_that_of_o_the_new() {
 }
 
 /// One head of attention with a scale of 1.
-fn one_head(q_len: usize, kv_len: usize, dim: usize) -> reference::Problem {
+fn one_head(q_len: usize, kv_len: usize, dim: usize) -> reference::Problem<'static> {
     reference::Problem {
-        batch: 1,
-        num_heads: 1,
-        num_kv_heads: 1,
-        q_len,
-        kv_len,
-        head_dim: dim,
-        value_dim: dim,
         scale: 1.0,
-        causal: None,
+        ..reference::Problem::plain(1, 1, 1, q_len, kv_len, dim, dim)
     }
 }
 
@@ -324,7 +320,7 @@ fn attention_weighs_by_the_exponentials_of_the_scores() {
 fn attention_of_no_key_is_zero() {
     // query 0 of 2 may attend nothing, query 1 key 0
     let problem = reference::Problem {
-        causal: Some(-1),
+        causal: Causal::Offset(-1),
         ..one_head(2, 2, 1)
     };
     let got = reference::attention(&problem, &[1.0, 1.0], &[0.5, f64::NAN], &[6.0, f64::NAN]);
