@@ -94,17 +94,20 @@ impl RecurrentConfig {
             }
         }
         let rows = f64::from(shape.batch) * f64::from(shape.seq_len);
-        let width = f64::from(self.direction.count()) * f64::from(self.hidden_size);
+        let units = f64::from(self.direction.count()) * f64::from(self.hidden_size);
+        let width = f64::from(self.direction.count()) * f64::from(self.state_size());
         let inputs: f64 = (0..self.num_layers)
             .map(|l| f64::from(self.layer_input_size(l)))
             .sum();
-        let inner = inputs + f64::from(self.num_layers) * f64::from(self.hidden_size);
+        let inner = inputs + f64::from(self.num_layers) * f64::from(self.state_size());
+        let projection = f64::from(self.num_layers) * f64::from(self.proj_size.unwrap_or(0));
+        let factors = f64::from(self.cell.num_gates()) * inner + projection;
         Ok(Plan {
             variant,
             describe: tile.describe(),
             dispatches,
             scratch_size: 4 * scratch.len,
-            flops: 2.0 * rows * f64::from(self.cell.num_gates()) * width * inner,
+            flops: 2.0 * rows * units * factors,
             bytes: self.packed_size() as f64 + 4.0 * rows * (f64::from(self.input_size) + width),
         })
     }
@@ -120,6 +123,18 @@ impl RecurrentConfig {
                 return Err(Error::shape(name, size, format!("1 to {most}")));
             }
         }
+        if let Some(size) = self.proj_size
+            && !(1..=self.hidden_size).contains(&size)
+        {
+            let expected = format!("1 to hidden_size = {}", self.hidden_size);
+            return Err(Error::shape("proj_size", size, expected));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::Operand {
+                name: "dropout",
+                problem: "is a probability from 0 to below 1",
+            });
+        }
         for (name, size) in [("seq_len", shape.seq_len), ("batch", shape.batch)] {
             if size >= 1 << 30 {
                 return Err(Error::shape(name, size, "less than 2^30"));
@@ -130,13 +145,19 @@ impl RecurrentConfig {
         let tokens = u128::from(shape.seq_len) * u128::from(shape.batch);
         check_elements(tokens * u128::from(directions) * u128::from(widest))?;
         if !self.cell.has_cell_state() {
-            let peephole = ("peephole", self.peephole);
-            for (name, given) in [("c_0", given.c_0), ("c_n", given.c_n), peephole] {
+            let cell_state = "only an LSTM has a cell state";
+            for (name, given, problem) in [
+                ("c_0", given.c_0, cell_state),
+                ("c_n", given.c_n, cell_state),
+                ("peephole", self.peephole, cell_state),
+                (
+                    "proj_size",
+                    self.proj_size.is_some(),
+                    "only an LSTM has a projection",
+                ),
+            ] {
                 if given {
-                    return Err(Error::Operand {
-                        name,
-                        problem: "only an LSTM has a cell state",
-                    });
+                    return Err(Error::Operand { name, problem });
                 }
             }
         }
@@ -170,7 +191,7 @@ impl RecurrentConfig {
     fn chunk_steps(&self, capabilities: &Capabilities, shape: RecurrentShape) -> u32 {
         let directions = u64::from(self.direction.count());
         let gates = 4 * directions * self.gates_per_step(shape.batch);
-        let widest = u64::from(self.input_size).max(directions * u64::from(self.hidden_size));
+        let widest = u64::from(self.input_size).max(directions * u64::from(self.state_size()));
         let input = 4 * u64::from(shape.batch) * widest;
         let room = capabilities.storage_binding_size.saturating_sub(1024);
         let by_gates = room.saturating_sub(gates).min(CHUNK_SIZE) / gates.max(1);
@@ -184,9 +205,9 @@ impl RecurrentConfig {
         let directions = u64::from(self.direction.count());
         let state = directions * u64::from(shape.batch) * u64::from(self.hidden_size);
         let states = match self.cell {
-            Cell::Lstm | Cell::LstmCoupled => state,
-            // what the first phase of a step leaves to the second
-            Cell::GruResetBefore => 2 * state,
+            // c, and beside it what the first phase of a step leaves to the second
+            Cell::Lstm | Cell::LstmCoupled if self.proj_size.is_none() => state,
+            Cell::Lstm | Cell::LstmCoupled | Cell::GruResetBefore => 2 * state,
             _ => 0,
         };
         let gates = states.next_multiple_of(PART);
@@ -194,7 +215,8 @@ impl RecurrentConfig {
         let gates_len = directions * steps * self.gates_per_step(shape.batch);
         let layer_output = (gates + gates_len).next_multiple_of(PART).max(PART);
         let inner = if self.num_layers > 1 {
-            u64::from(shape.seq_len) * state
+            let width = directions * u64::from(self.state_size());
+            u64::from(shape.seq_len) * u64::from(shape.batch) * width
         } else {
             0
         };

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::dropout::dropout;
 use super::plan::Scratch;
 use super::tile::Tile;
 use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
@@ -16,6 +17,7 @@ const RESIDENT_WORK: u64 = 1 << 32;
 params! {
     pub(super) struct Params {
         hidden_size: u32,
+        state_size: u32,
         batch: u32,
         seq_len: u32,
         num_directions: u32,
@@ -34,6 +36,7 @@ params! {
         gates_first: u32,
         weights_direction: u32,
         unit_weights_first: u32,
+        weight_hr_first: u32,
         h_0_first: u32,
         c_0_first: u32,
         h_n_first: u32,
@@ -77,12 +80,21 @@ impl Planner<'_> {
                 }
             }
         }
+        if self.config.has_dropout() && layer + 1 < self.config.num_layers {
+            for times in pieces(0..seq_len, chunk_steps) {
+                let (seed, token) = (self.shape.seed, self.output_token());
+                let first = u64::from(times.start) * token;
+                let output = self.layer_output(layer, times.clone());
+                let dropped = self.layer_input(layer + 1, times);
+                out.push(dropout(self.config, seed, layer, first, output, dropped));
+            }
+        }
     }
 
     /// The most entries that all layers together can have.
     pub fn num_dispatches(&self, chunk_steps: u32) -> u64 {
         let chunks = u64::from(self.shape.seq_len.div_ceil(chunk_steps));
-        let each = 1 + u64::from(chunk_steps.div_ceil(self.steps_each()));
+        let each = 2 + u64::from(chunk_steps.div_ceil(self.steps_each()));
         let layers = u64::from(self.config.num_layers * self.config.direction.count());
         layers * chunks * each
     }
@@ -102,7 +114,7 @@ impl Planner<'_> {
     /// The most steps of one entry in the list of dispatches.
     fn steps_each(&self) -> u32 {
         match self.tile {
-            Tile::Stepped { .. } => MAX_STEPS / self.config.cell.phases(),
+            Tile::Stepped { .. } => MAX_STEPS / self.config.phases(),
             Tile::Resident { batch, .. } => {
                 let hidden = u64::from(self.config.hidden_size);
                 (RESIDENT_WORK / (self.config.gates_per_step(batch) * hidden)).clamp(1, 1 << 20)
@@ -111,23 +123,37 @@ impl Planner<'_> {
         }
     }
 
-    /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
-    /// scratch so that the last one writes the output.
-    fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
-        let width = self.config.direction.count() * self.config.hidden_size;
-        let token = u64::from(self.shape.batch) * u64::from(width);
-        let (name, first) = if (self.config.num_layers - layer) % 2 == 1 {
-            ("output", 0)
-        } else {
-            ("scratch", self.scratch.layer_output)
+    /// Elements of a layer's output per time.
+    fn output_token(&self) -> u64 {
+        let width = self.config.direction.count() * self.config.state_size();
+        u64::from(self.shape.batch) * u64::from(width)
+    }
+
+    /// The elements of `times` of what a layer writes, or of what dropout makes of it.
+    fn between_layers(&self, in_output: bool, times: Range<u32>) -> Part {
+        let (name, first) = match in_output {
+            true => ("output", 0),
+            false => ("scratch", self.scratch.layer_output),
         };
+        let token = self.output_token();
         (
             name,
             first + u64::from(times.start) * token..first + u64::from(times.end) * token,
         )
     }
 
+    /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
+    /// scratch so that the last one writes the output; with dropout all of them write it, since what the next
+    /// one reads is another tensor.
+    fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
+        let last_like = (self.config.num_layers - layer) % 2 == 1;
+        self.between_layers(last_like || self.config.has_dropout(), times)
+    }
+
     fn layer_input(&self, layer: u32, times: Range<u32>) -> Part {
+        if layer > 0 && self.config.has_dropout() {
+            return self.between_layers(false, times);
+        }
         if layer > 0 {
             return self.layer_output(layer - 1, times);
         }
@@ -225,7 +251,7 @@ impl Planner<'_> {
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],
             grid: fold_grid(params.num_groups.into()),
             steps: match self.tile.tier() {
-                Tier::Stepped => params.num_steps * config.cell.phases(),
+                Tier::Stepped => params.num_steps * config.phases(),
                 Tier::Resident => 1,
             },
         }
@@ -240,7 +266,7 @@ impl Planner<'_> {
         steps: &Range<u32>,
     ) -> Params {
         let config = self.config;
-        let RecurrentShape { seq_len, batch } = self.shape;
+        let RecurrentShape { seq_len, batch, .. } = self.shape;
         let packed = config.packed(layer);
         let unit_tiles = match self.tile {
             Tile::Stepped { units, .. } => config.hidden_size.div_ceil(units),
@@ -251,6 +277,7 @@ impl Planner<'_> {
         let gates_direction = chunk.len() as u64 * config.gates_per_step(batch);
         Params {
             hidden_size: config.hidden_size,
+            state_size: config.state_size(),
             batch,
             seq_len,
             num_directions: config.direction.count(),
@@ -269,6 +296,7 @@ impl Planner<'_> {
                 as u32,
             weights_direction: (packed.len / 4) as u32,
             unit_weights_first: (packed.unit_weights / 4) as u32,
+            weight_hr_first: (packed.weight_hr / 4) as u32,
             activations: config.activation_bits(),
             ..Default::default()
         }
@@ -278,17 +306,19 @@ impl Planner<'_> {
     fn states(&self, layer: u32) -> [(Operand, u32); 4] {
         let config = self.config;
         let rows = u64::from(config.direction.count()) * u64::from(self.shape.batch);
-        let len = rows * u64::from(config.hidden_size);
-        let own = u64::from(layer) * len..u64::from(layer + 1) * len;
+        let (h, c) = (config.state_size(), config.hidden_size);
         [
-            ("h_0", self.given.h_0),
-            ("c_0", self.given.c_0),
-            ("h_n", self.given.h_n),
-            ("c_n", self.given.c_n),
+            ("h_0", self.given.h_0, h),
+            ("c_0", self.given.c_0, c),
+            ("h_n", self.given.h_n, h),
+            ("c_n", self.given.c_n, c),
         ]
-        .map(|(name, given)| match given {
-            true => Operand::elements(name, own.clone()),
-            false => (Operand::Unused, 0),
+        .map(|(name, given, width)| {
+            let len = rows * u64::from(width);
+            match given {
+                true => Operand::elements(name, u64::from(layer) * len..u64::from(layer + 1) * len),
+                false => (Operand::Unused, 0),
+            }
         })
     }
 
