@@ -9,8 +9,8 @@
 //             weight_hh (r < ROWS), then computes the cell of the (batch row, unit) pairs i + p *
 //             WORKGROUP_SIZE (p < PAIRS), whose cell state it keeps in registers
 // Memory      wg_h [BATCH, BLOCKS * 8], wg_gates [BATCH, ROWS * WORKGROUP_SIZE]
-// Holds       HIDDEN == hidden_size, STATE == state_size, BLOCKS * 8 >= STATE, ROWS * WORKGROUP_SIZE >= NUM_GATES *
-//             HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
+// Holds       HIDDEN == hidden_size, STATE == state_size, BLOCKS * 8 >= STATE, ROWS *
+//             WORKGROUP_SIZE >= NUM_GATES * HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
 // Precision   f32; each sum in an order fixed by the constants
 // Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_*.wgsl,
 //             recurrent_hidden_workgroup.wgsl or recurrent_hidden_subgroup.wgsl,
