@@ -156,7 +156,11 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
     };
     let given = |name: String| optional(&name).unwrap_or_default().to_vec();
     let [seq_len, batch, input_size] = golden.shape("input");
-    let [states, _, hidden_size] = golden.shape("h_n");
+    let [states, _, state_size] = golden.shape("h_n");
+    let hidden_size = match golden.tensors.get("c_n") {
+        Some((shape, _)) => shape[2],
+        None => state_size,
+    };
     let ends: &[&str] = match optional("weight_hh_l0_reverse") {
         Some(_) => &["", "_reverse"],
         None => &[""],
@@ -170,17 +174,21 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
             bias_ih: given(format!("bias_ih_{end}")),
             bias_hh: given(format!("bias_hh_{end}")),
             peephole: Vec::new(),
+            weight_hr: given(format!("weight_hr_{end}")),
         })
         .collect();
     let problem = recurrent::Problem {
         cell,
         input_size,
         hidden_size,
+        proj_size: (state_size != hidden_size).then_some(state_size),
         num_layers,
         direction: match ends.len() {
             2 => Direction::Bidirectional,
             _ => Direction::Forward,
         },
+        dropout: 0.0,
+        seed: 0,
         activations: None,
         clip: None,
         seq_len,
@@ -210,8 +218,11 @@ fn one_step(
         cell,
         input_size: 1,
         hidden_size: h.len(),
+        proj_size: None,
         num_layers: 1,
         direction: Direction::Forward,
+        dropout: 0.0,
+        seed: 0,
         activations: None,
         clip: None,
         seq_len: 1,
@@ -243,6 +254,7 @@ fn a_reset_before_the_product_scales_h_itself() {
         bias_ih: vec![0.0; 6],
         bias_hh,
         peephole: vec![],
+        weight_hr: vec![],
     };
     let [a, b] = [0.6, -0.2];
     let before = one_step(Cell::GruResetBefore, weights.clone(), &[a, b], &[]).output;
@@ -265,6 +277,7 @@ fn peepholes_of_i_and_f_see_the_old_cell_and_that_of_o_the_new() {
         bias_ih: vec![0.0, 0.0, 0.7, 0.0],
         bias_hh: vec![0.0; 4],
         peephole: vec![0.5, -1.0, 2.0],
+        weight_hr: vec![],
     };
     let (i, g) = (sigmoid(0.5 * 0.8), 0.7_f64.tanh());
     let got = one_step(Cell::Lstm, weights.clone(), &[0.0], &[0.8]);

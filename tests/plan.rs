@@ -392,7 +392,15 @@ fn recurrences() -> impl Strategy<Value = (RecurrentConfig, RecurrentShape)> {
                 tier,
                 ..Default::default()
             };
-            (config, RecurrentShape { seq_len, batch })
+            let seed = 0;
+            (
+                config,
+                RecurrentShape {
+                    seq_len,
+                    batch,
+                    seed,
+                },
+            )
         },
     )
 }

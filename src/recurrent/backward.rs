@@ -17,7 +17,7 @@ mod pack;
 mod sweep;
 mod tile;
 
-use super::pack::check_peephole;
+use super::pack::wanted;
 use super::{Given, Recurrent, RecurrentConfig, RecurrentShape, Tier};
 use crate::kernel::Dispatch;
 use crate::plan::check_dispatches;
@@ -224,6 +224,12 @@ impl RecurrentConfig {
                 problem: "were packed without what the backward pass reads (gradients)",
             });
         }
+        if self.proj_size.is_some() {
+            return Err(Error::Operand {
+                name: "weight_hr",
+                problem: "a projection has no backward pass yet",
+            });
+        }
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
         let tile = self.choose_backward_tile(capabilities, shape.batch);
         let chunk_steps = self.chunk_steps(capabilities, shape, true);
@@ -334,7 +340,11 @@ impl Recurrent {
                     problem: "must be there for all layers and directions or for none",
                 });
             }
-            check_peephole("grad_peephole", &self.config, gradients.peephole.is_some())?;
+            wanted(
+                "grad_peephole",
+                self.config.peephole,
+                gradients.peephole.is_some(),
+            )?;
         }
         let (_, dispatches) =
             self.config

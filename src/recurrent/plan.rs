@@ -119,7 +119,7 @@ impl RecurrentConfig {
             }
         }
         let rows = f64::from(shape.batch) * f64::from(shape.seq_len);
-        let width = f64::from(self.direction.count()) * f64::from(self.hidden_size);
+        let width = f64::from(self.direction.count()) * f64::from(self.state_size());
         Ok(Plan {
             variant,
             describe: tile.describe(),
@@ -142,6 +142,18 @@ impl RecurrentConfig {
                 return Err(Error::shape(name, size, format!("1 to {most}")));
             }
         }
+        if let Some(size) = self.proj_size
+            && !(1..=self.hidden_size).contains(&size)
+        {
+            let expected = format!("1 to hidden_size = {}", self.hidden_size);
+            return Err(Error::shape("proj_size", size, expected));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::Operand {
+                name: "dropout",
+                problem: "is a probability from 0 to below 1",
+            });
+        }
         for (name, size) in [("seq_len", shape.seq_len), ("batch", shape.batch)] {
             if size >= 1 << 30 {
                 return Err(Error::shape(name, size, "less than 2^30"));
@@ -152,13 +164,19 @@ impl RecurrentConfig {
         let tokens = u128::from(shape.seq_len) * u128::from(shape.batch);
         check_elements(tokens * u128::from(directions) * u128::from(widest))?;
         if !self.cell.has_cell_state() {
-            let peephole = ("peephole", self.peephole);
-            for (name, given) in [("c_0", given.c_0), ("c_n", given.c_n), peephole] {
+            let cell_state = "only an LSTM has a cell state";
+            for (name, given, problem) in [
+                ("c_0", given.c_0, cell_state),
+                ("c_n", given.c_n, cell_state),
+                ("peephole", self.peephole, cell_state),
+                (
+                    "proj_size",
+                    self.proj_size.is_some(),
+                    "only an LSTM has a projection",
+                ),
+            ] {
                 if given {
-                    return Err(Error::Operand {
-                        name,
-                        problem: "only an LSTM has a cell state",
-                    });
+                    return Err(Error::Operand { name, problem });
                 }
             }
         }
@@ -168,12 +186,14 @@ impl RecurrentConfig {
     /// Of a forward pass.
     pub(super) fn flops(&self, shape: RecurrentShape) -> f64 {
         let rows = f64::from(shape.batch) * f64::from(shape.seq_len);
-        let width = f64::from(self.direction.count()) * f64::from(self.hidden_size);
+        let units = f64::from(self.direction.count()) * f64::from(self.hidden_size);
         let inputs: f64 = (0..self.num_layers)
             .map(|l| f64::from(self.layer_input_size(l)))
             .sum();
-        let inner = inputs + f64::from(self.num_layers) * f64::from(self.hidden_size);
-        2.0 * rows * f64::from(self.cell.num_gates()) * width * inner
+        let inner = inputs + f64::from(self.num_layers) * f64::from(self.state_size());
+        let projection = f64::from(self.num_layers) * f64::from(self.proj_size.unwrap_or(0));
+        let factors = f64::from(self.cell.num_gates()) * inner + projection;
+        2.0 * rows * units * factors
     }
 
     fn choose_tile(&self, capabilities: &Capabilities, batch: u32) -> Result<Tile, Error> {
@@ -201,9 +221,13 @@ impl RecurrentConfig {
 
     /// Elements of gates_x per token, or of what takes their place for the backward pass.
     pub(super) fn row_len(&self, save: bool) -> u32 {
-        // h, c, and the second sum of n
-        let more = 1 + u32::from(self.cell.has_cell_state()) + u32::from(self.cell == Cell::Gru);
-        (self.cell.num_gates() + if save { more } else { 0 }) * self.hidden_size
+        // c, the second sum of n, and h
+        let more = u32::from(self.cell.has_cell_state()) + u32::from(self.cell == Cell::Gru);
+        let gates = self.cell.num_gates() * self.hidden_size;
+        match save {
+            true => gates + more * self.hidden_size + self.state_size(),
+            false => gates,
+        }
     }
 
     /// Steps whose gates_x are computed at once: as many as fit one binding together with the cell state.
@@ -215,7 +239,7 @@ impl RecurrentConfig {
     ) -> u32 {
         let directions = u64::from(self.direction.count());
         let gates = 4 * directions * u64::from(shape.batch) * u64::from(self.row_len(save));
-        let widest = u64::from(self.input_size).max(directions * u64::from(self.hidden_size));
+        let widest = u64::from(self.input_size).max(directions * u64::from(self.state_size()));
         let input = 4 * u64::from(shape.batch) * widest;
         let room = capabilities.storage_binding_size.saturating_sub(1024);
         let by_gates = room.saturating_sub(gates).min(CHUNK_SIZE) / gates.max(1);
@@ -229,9 +253,9 @@ impl RecurrentConfig {
         let directions = u64::from(self.direction.count());
         let state = directions * u64::from(shape.batch) * u64::from(self.hidden_size);
         let states = match self.cell {
-            Cell::Lstm | Cell::LstmCoupled => state,
-            // what the first phase of a step leaves to the second
-            Cell::GruResetBefore => 2 * state,
+            // c, and beside it what the first phase of a step leaves to the second
+            Cell::Lstm | Cell::LstmCoupled if self.proj_size.is_none() => state,
+            Cell::Lstm | Cell::LstmCoupled | Cell::GruResetBefore => 2 * state,
             _ => 0,
         };
         let gates = states.next_multiple_of(PART);
@@ -240,7 +264,8 @@ impl RecurrentConfig {
         let gates_len = rows * u64::from(self.row_len(save));
         let layer_output = (gates + gates_len).next_multiple_of(PART).max(PART);
         let inner = if self.num_layers > 1 {
-            u64::from(shape.seq_len) * state
+            let width = directions * u64::from(self.state_size());
+            u64::from(shape.seq_len) * u64::from(shape.batch) * width
         } else {
             0
         };
@@ -256,7 +281,7 @@ impl RecurrentConfig {
         let chunk = region(chunk_steps);
         let before = shape.seq_len.saturating_sub(1) / chunk_steps;
         let layer_output = u64::from(before) * chunk + region(shape.seq_len - before * chunk_steps);
-        let width = u64::from(self.direction.count()) * u64::from(self.hidden_size);
+        let width = u64::from(self.direction.count()) * u64::from(self.state_size());
         let output = u64::from(shape.seq_len) * u64::from(shape.batch) * width;
         let layer = layer_output + output.next_multiple_of(PART);
         Reserve {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::carry::carry;
+use super::dropout::dropout;
 use super::plan::{Reserve, Scratch};
 use super::tile::Tile;
 use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
@@ -17,6 +18,7 @@ pub(super) const RESIDENT_WORK: u64 = 1 << 32;
 params! {
     pub(super) struct Params {
         hidden_size: u32,
+        state_size: u32,
         batch: u32,
         seq_len: u32,
         num_directions: u32,
@@ -35,6 +37,7 @@ params! {
         gates_first: u32,
         weights_direction: u32,
         unit_weights_first: u32,
+        weight_hr_first: u32,
         h_0_first: u32,
         c_0_first: u32,
         h_n_first: u32,
@@ -83,6 +86,15 @@ impl Planner<'_> {
                 }
             }
         }
+        if self.config.has_dropout() && layer + 1 < self.config.num_layers {
+            for times in pieces(0..seq_len, chunk_steps) {
+                let (seed, token) = (self.shape.seed, self.output_token());
+                let first = u64::from(times.start) * token;
+                let output = self.layer_output(layer, times.clone());
+                let dropped = self.layer_input(layer + 1, times);
+                out.push(dropout(self.config, seed, layer, first, output, dropped));
+            }
+        }
     }
 
     /// The most entries that all layers together can have.
@@ -108,7 +120,7 @@ impl Planner<'_> {
     /// The most steps of one entry in the list of dispatches.
     fn steps_each(&self) -> u32 {
         match self.tile {
-            Tile::Stepped { .. } => MAX_STEPS / self.config.cell.phases(),
+            Tile::Stepped { .. } => MAX_STEPS / self.config.phases(),
             Tile::Resident { batch, .. } => {
                 let hidden = u64::from(self.config.hidden_size);
                 (RESIDENT_WORK / (self.config.gates_per_step(batch) * hidden)).clamp(1, 1 << 20)
@@ -139,26 +151,42 @@ impl Planner<'_> {
         carry([None, from], [None, to])
     }
 
-    /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
-    /// scratch so that the last one writes the output; what the backward pass needs is kept.
-    fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
-        let width = self.config.direction.count() * self.config.hidden_size;
-        let token = u64::from(self.shape.batch) * u64::from(width);
-        let last = layer + 1 == self.config.num_layers;
-        let (name, first) = match &self.reserve {
-            Some(reserve) if !last => ("reserve", reserve.layer_output(layer)),
-            None if (self.config.num_layers - layer) % 2 == 0 => {
-                ("scratch", self.scratch.layer_output)
-            }
-            _ => ("output", 0),
+    /// Elements of a layer's output per time.
+    fn output_token(&self) -> u64 {
+        let width = self.config.direction.count() * self.config.state_size();
+        u64::from(self.shape.batch) * u64::from(width)
+    }
+
+    /// The elements of `times` of what a layer writes, or of what dropout makes of it; in the output, or else in
+    /// scratch or, of this layer, in the reserve.
+    fn between_layers(&self, layer: u32, in_output: bool, times: Range<u32>) -> Part {
+        let (name, first) = match (in_output, &self.reserve) {
+            (true, _) => ("output", 0),
+            (false, Some(reserve)) => ("reserve", reserve.layer_output(layer)),
+            (false, None) => ("scratch", self.scratch.layer_output),
         };
+        let token = self.output_token();
         (
             name,
             first + u64::from(times.start) * token..first + u64::from(times.end) * token,
         )
     }
 
+    /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
+    /// scratch so that the last one writes the output; with dropout all of them write it, since what the next
+    /// one reads is another tensor. What each layer has read is kept for the backward pass.
+    fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
+        let last_like = match self.reserve {
+            Some(_) => layer + 1 == self.config.num_layers,
+            None => (self.config.num_layers - layer) % 2 == 1,
+        };
+        self.between_layers(layer, last_like || self.config.has_dropout(), times)
+    }
+
     fn layer_input(&self, layer: u32, times: Range<u32>) -> Part {
+        if layer > 0 && self.config.has_dropout() {
+            return self.between_layers(layer - 1, false, times);
+        }
         if layer > 0 {
             return self.layer_output(layer - 1, times);
         }
@@ -265,7 +293,7 @@ impl Planner<'_> {
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],
             grid: fold_grid(params.num_groups.into()),
             steps: match self.tile.tier() {
-                Tier::Stepped => params.num_steps * config.cell.phases(),
+                Tier::Stepped => params.num_steps * config.phases(),
                 Tier::Resident => 1,
             },
         }
@@ -280,7 +308,7 @@ impl Planner<'_> {
         steps: &Range<u32>,
     ) -> Params {
         let config = self.config;
-        let RecurrentShape { seq_len, batch } = self.shape;
+        let RecurrentShape { seq_len, batch, .. } = self.shape;
         let packed = config.packed(layer);
         let unit_tiles = match self.tile {
             Tile::Stepped { units, .. } => config.hidden_size.div_ceil(units),
@@ -292,6 +320,7 @@ impl Planner<'_> {
         let gates_direction = rows * u64::from(self.row_len());
         Params {
             hidden_size: config.hidden_size,
+            state_size: config.state_size(),
             batch,
             seq_len,
             num_directions: config.direction.count(),
@@ -310,6 +339,7 @@ impl Planner<'_> {
                 as u32,
             weights_direction: (packed.len / 4) as u32,
             unit_weights_first: (packed.unit_weights / 4) as u32,
+            weight_hr_first: (packed.weight_hr / 4) as u32,
             activations: config.activation_bits(),
             row_len: self.row_len(),
             ..Default::default()
@@ -320,17 +350,19 @@ impl Planner<'_> {
     fn states(&self, layer: u32) -> [(Operand, u32); 4] {
         let config = self.config;
         let rows = u64::from(config.direction.count()) * u64::from(self.shape.batch);
-        let len = rows * u64::from(config.hidden_size);
-        let own = u64::from(layer) * len..u64::from(layer + 1) * len;
+        let (h, c) = (config.state_size(), config.hidden_size);
         [
-            ("h_0", self.given.h_0),
-            ("c_0", self.given.c_0),
-            ("h_n", self.given.h_n),
-            ("c_n", self.given.c_n),
+            ("h_0", self.given.h_0, h),
+            ("c_0", self.given.c_0, c),
+            ("h_n", self.given.h_n, h),
+            ("c_n", self.given.c_n, c),
         ]
-        .map(|(name, given)| match given {
-            true => Operand::elements(name, own.clone()),
-            false => (Operand::Unused, 0),
+        .map(|(name, given, width)| {
+            let len = rows * u64::from(width);
+            match given {
+                true => Operand::elements(name, u64::from(layer) * len..u64::from(layer + 1) * len),
+                false => (Operand::Unused, 0),
+            }
         })
     }
 

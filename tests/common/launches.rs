@@ -94,9 +94,11 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                 cell,
                 input_size: 50,
                 hidden_size,
+                proj_size: peephole.then_some(9),
                 num_layers: 2,
                 direction: Direction::Bidirectional,
                 peephole,
+                dropout: 0.5,
                 activations: peephole.then_some([cell.activations(); 2]),
                 clip: Some(1.0),
                 ..Default::default()
@@ -116,7 +118,11 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                             variant,
                             ..config
                         };
-                        let shape = RecurrentShape { seq_len: 5, batch };
+                        let shape = RecurrentShape {
+                            seq_len: 5,
+                            batch,
+                            seed: 0,
+                        };
                         all.extend(launches(
                             config.plan(device, shape, Given::default()).unwrap(),
                         ));

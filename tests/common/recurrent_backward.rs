@@ -63,6 +63,7 @@ fn flat<R: Real>(case: &Case, gradients: Gradients<R>) -> Vec<Vec<R>> {
             bias_ih,
             bias_hh,
             peephole,
+            weight_hr,
         } = weights;
         all.extend([weight_ih, weight_hh]);
         if case.bias {
@@ -70,6 +71,9 @@ fn flat<R: Real>(case: &Case, gradients: Gradients<R>) -> Vec<Vec<R>> {
         }
         if case.peephole {
             all.push(peephole);
+        }
+        if case.proj_size.is_some() {
+            all.push(weight_hr);
         }
     }
     all

@@ -107,8 +107,11 @@ impl Recurrent {
             cell: config.cell,
             input_size: config.input_size as usize,
             hidden_size: config.hidden_size as usize,
+            proj_size: config.proj_size.map(|size| size as usize),
             num_layers: config.num_layers as usize,
             direction: config.direction,
+            dropout: config.dropout,
+            seed: shape.seed,
             activations: config.activations,
             clip: config.clip,
             seq_len: shape.seq_len as usize,
@@ -128,9 +131,9 @@ impl Recurrent {
     fn outputs(&self) -> Vec<Wanted> {
         let p = self.reference();
         let directions = p.direction.count() as usize;
-        let states = vec![p.num_layers * directions, p.batch, p.hidden_size];
-        let joined = vec![p.seq_len, p.batch, directions * p.hidden_size];
-        let apart = vec![p.seq_len, p.batch, directions, p.hidden_size];
+        let states = |width| vec![p.num_layers * directions, p.batch, width];
+        let joined = vec![p.seq_len, p.batch, directions * p.state_size()];
+        let apart = vec![p.seq_len, p.batch, directions, p.state_size()];
         let (names, output, order): (_, _, &[usize]) = match (self.format, self.batch_first) {
             (Format::Onnx, false) => (["Y", "Y_h", "Y_c"], apart, &[0, 2, 1, 3]),
             (Format::Onnx, true) => (["Y", "Y_h", "Y_c"], apart, &[1, 0, 2, 3]),
@@ -149,10 +152,10 @@ impl Recurrent {
         let [output_name, h_n, c_n] = names;
         let mut all = vec![
             wanted(output_name, &output, order),
-            wanted(h_n, &states, state_order),
+            wanted(h_n, &states(p.state_size()), state_order),
         ];
         if self.has_cell_state() {
-            all.push(wanted(c_n, &states, state_order));
+            all.push(wanted(c_n, &states(p.hidden_size), state_order));
         }
         all
     }
@@ -176,6 +179,7 @@ impl Problem for Recurrent {
             ("seq_len", json!(shape.seq_len)),
             ("input_size", json!(config.input_size)),
             ("hidden_size", json!(config.hidden_size)),
+            ("proj_size", json!(config.proj_size)),
             ("layers", json!(config.num_layers)),
             ("bidirectional", json!(directions == 2)),
             ("nonlinearity", nonlinearity),
@@ -190,7 +194,10 @@ impl Problem for Recurrent {
         let before = before.then(|| "--linear-before-reset=0".to_owned());
         let clip = config.clip.map(|clip| format!("--clip={clip}"));
         let tier = config.tier.map(|tier| format!("--tier={}", tier.name()));
-        [relu, coupled, before, clip, tier]
+        let dropout = config.dropout;
+        let dropout =
+            (dropout > 0.0).then(|| format!("--dropout={dropout} --seed={}", self.shape.seed));
+        [relu, coupled, before, dropout, clip, tier]
             .into_iter()
             .flatten()
             .collect()
@@ -305,17 +312,19 @@ fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
             upload(&weights.bias_ih)?,
             upload(&weights.bias_hh)?,
             upload(&weights.peephole)?,
+            upload(&weights.weight_hr)?,
         ]);
     }
     let mut given = Vec::new();
     for (buffers, weights) in buffers.iter().zip(&call.weights) {
-        let [weight_ih, weight_hh, bias_ih, bias_hh, peephole] =
+        let [weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr] =
             buffers.each_ref().map(|x| x.slice(..));
         given.push(RecurrentWeights {
             weight_ih,
             weight_hh,
             bias: (!weights.bias_ih.is_empty()).then_some((bias_ih, bias_hh)),
             peephole: (!weights.peephole.is_empty()).then_some(peephole),
+            weight_hr: (!weights.weight_hr.is_empty()).then_some(weight_hr),
         });
     }
     let packed = gpu.zeros("packed", op.packed_size())?;

@@ -11,6 +11,7 @@ use crate::kernel::{
     Access, COMMON, Constant, Dispatch, Kernel, MAX_STEPS, Operand, fold_grid, params,
 };
 use crate::recurrent::carry::carry;
+use crate::recurrent::dropout::dropout;
 use crate::recurrent::plan::{Reserve, Scratch};
 use crate::recurrent::steps::{RESIDENT_WORK, pieces};
 use crate::recurrent::{Cell, Direction, RecurrentConfig, RecurrentShape, Tier};
@@ -130,7 +131,8 @@ pub(in crate::recurrent) struct BackwardScratch {
     grads: u64,
     /// end of the rows of d_gates, start of the input without what lies past the end of each sequence
     masked: u64,
-    /// start of the gradients of the outputs of inner layers, which alternate between two places
+    /// start of the gradients of the outputs of inner layers, which alternate between two places; with dropout,
+    /// one is of what the next layer reads and the other of what this one puts out
     inner: u64,
     inner_len: u64,
     pub len: u64,
@@ -167,7 +169,12 @@ impl BackwardScratch {
             false => 0,
         };
         let inner = masked + masked_len.next_multiple_of(PART);
-        let inner_len = (seq_len * state).next_multiple_of(PART);
+        let width = directions * u64::from(config.state_size());
+        let inner_len = (seq_len * batch * width).next_multiple_of(PART);
+        let places = match config.has_dropout() {
+            true => 2,
+            false => (config.num_layers - 1).min(2),
+        };
         Self {
             piece_steps,
             carry_c,
@@ -175,13 +182,20 @@ impl BackwardScratch {
             masked,
             inner,
             inner_len,
-            len: inner + u64::from((config.num_layers - 1).min(2)) * inner_len,
+            len: inner + u64::from(places) * inner_len,
         }
     }
 
-    /// Where the gradient of the output of an inner layer begins.
-    fn inner(&self, layer: u32) -> u64 {
-        self.inner + u64::from(layer % 2) * self.inner_len
+    /// Where the gradient of what the layer behind an inner layer reads begins.
+    fn read(&self, config: &RecurrentConfig, layer: u32) -> u64 {
+        let place = if config.has_dropout() { 0 } else { layer % 2 };
+        self.inner + u64::from(place) * self.inner_len
+    }
+
+    /// Where the gradient of what an inner layer puts out begins.
+    fn put_out(&self, config: &RecurrentConfig, layer: u32) -> u64 {
+        let place = if config.has_dropout() { 1 } else { layer % 2 };
+        self.inner + u64::from(place) * self.inner_len
     }
 }
 
@@ -278,6 +292,17 @@ impl Planner<'_> {
             }
         }
         self.copy(at, [Some(carry_h), carry_c], [first_h, first_c], out);
+        if layer > 0 && self.config.has_dropout() {
+            let token = self.output_elements(&(0..1)).end;
+            let most = (self.capabilities.storage_binding_size.min(1 << 31) / 4 / token).max(1);
+            for times in pieces(0..seq_len, most.min(1 << 30) as u32) {
+                let (seed, first) = (self.shape.seed, u64::from(times.start) * token);
+                let put_out = self.output_gradient(layer - 1, &times);
+                let (read, _) = self.input_gradient(layer, times);
+                let drop = dropout(self.config, seed, layer - 1, first, read, put_out);
+                out.push((at, drop));
+            }
+        }
     }
 
     /// The most entries that all layers together can have.
@@ -293,7 +318,7 @@ impl Planner<'_> {
 
     fn places_each(&self) -> u32 {
         match self.tile {
-            Tile::Stepped { .. } => MAX_STEPS / self.config.cell.phases() - 1,
+            Tile::Stepped { .. } => MAX_STEPS / self.config.backward_phases() - 1,
             Tile::Resident { batch, .. } => {
                 let hidden = u64::from(self.config.hidden_size);
                 let work = self.config.gates_per_step(batch) * hidden;
@@ -376,13 +401,18 @@ impl Planner<'_> {
         }
     }
 
+    /// The elements of some times of a layer's output.
+    fn output_elements(&self, times: &Range<u32>) -> Range<u64> {
+        let width = self.config.direction.count() * self.config.state_size();
+        let token = u64::from(self.shape.batch) * u64::from(width);
+        u64::from(times.start) * token..u64::from(times.end) * token
+    }
+
     /// The gradient of what a layer put out, at some times; an empty name if there is none.
     fn output_gradient(&self, layer: u32, times: &Range<u32>) -> Part {
-        let width = self.config.direction.count() * self.config.hidden_size;
-        let token = u64::from(self.shape.batch) * u64::from(width);
-        let own = u64::from(times.start) * token..u64::from(times.end) * token;
+        let own = self.output_elements(times);
         if layer + 1 < self.config.num_layers {
-            let start = self.scratch.inner(layer);
+            let start = self.scratch.put_out(self.config, layer);
             return ("scratch", start + own.start..start + own.end);
         }
         match self.given.grad_output {
@@ -396,7 +426,9 @@ impl Planner<'_> {
     fn input_gradient(&self, layer: u32, times: Range<u32>) -> (Part, u32) {
         let width = self.config.layer_input_size(layer);
         if layer > 0 {
-            return (self.output_gradient(layer - 1, &times), width);
+            let own = self.output_elements(&times);
+            let start = self.scratch.read(self.config, layer - 1);
+            return (("scratch", start + own.start..start + own.end), width);
         }
         let token = u64::from(self.shape.batch) * u64::from(width);
         let own = u64::from(times.start) * token..u64::from(times.end) * token;
@@ -428,7 +460,7 @@ impl Planner<'_> {
     fn sweep(&self, piece: &Piece, directions: Range<u32>, out: &mut Vec<Numbered>) {
         let config = self.config;
         let layer = piece.layer;
-        let RecurrentShape { seq_len, batch } = self.shape;
+        let RecurrentShape { seq_len, batch, .. } = self.shape;
         let packed = config.packed_backward(layer);
         let first = config.packed_backward_start(layer, directions.start);
         let last = config.packed_backward_start(layer, directions.end - 1);
@@ -521,7 +553,7 @@ impl Planner<'_> {
                 ..params
             };
             let steps = match self.tile.tier() {
-                Tier::Stepped => params.num_places * config.cell.phases() + u32::from(last),
+                Tier::Stepped => params.num_places * config.backward_phases() + u32::from(last),
                 Tier::Resident => 1,
             };
             let params = bytemuck::bytes_of(&params).to_vec();

@@ -204,7 +204,7 @@ impl Tile {
         let gates = cell.num_gates();
         let mut constants = vec![
             ("NUM_GATES", Constant::U32(gates)),
-            ("NUM_PHASES", Constant::U32(cell.phases())),
+            ("NUM_PHASES", Constant::U32(config.backward_phases())),
             ("HAS_CELL", Constant::Bool(cell.has_cell_state())),
             ("NUM_UNIT_WEIGHTS", Constant::U32(config.num_unit_weights())),
             ("COUPLED", Constant::Bool(cell == Cell::LstmCoupled)),
@@ -253,6 +253,11 @@ impl Tile {
 }
 
 impl RecurrentConfig {
+    /// Products per step, each of which waits for the one before.
+    pub(in crate::recurrent) fn backward_phases(&self) -> u32 {
+        1 + u32::from(self.cell == Cell::GruResetBefore)
+    }
+
     /// Gradients of gates per unit: a GRU's n has two, and beside those of one that resets before the product
     /// stands r h.
     pub(in crate::recurrent) fn grads(&self) -> u32 {

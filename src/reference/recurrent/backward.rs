@@ -34,7 +34,7 @@ pub struct Gradients<R> {
 impl<R: Real> Gradients<R> {
     fn zeros(problem: &Problem, weights: &[Weights<R>]) -> Self {
         let zeros = |like: &[R]| vec![R::ZERO; like.len()];
-        let states = weights.len() * problem.batch * problem.hidden_size;
+        let states = weights.len() * problem.batch;
         Self {
             input: Vec::new(),
             weights: weights
@@ -45,11 +45,12 @@ impl<R: Real> Gradients<R> {
                     bias_ih: zeros(&weights.bias_ih),
                     bias_hh: zeros(&weights.bias_hh),
                     peephole: zeros(&weights.peephole),
+                    weight_hr: zeros(&weights.weight_hr),
                 })
                 .collect(),
-            h_0: vec![R::ZERO; states],
+            h_0: vec![R::ZERO; states * problem.state_size()],
             c_0: match problem.cell.has_cell_state() {
-                true => vec![R::ZERO; states],
+                true => vec![R::ZERO; states * problem.hidden_size],
                 false => Vec::new(),
             },
             norms: vec![R::ZERO; weights.len() * problem.seq_len],
@@ -71,7 +72,7 @@ pub fn recurrent_backward<R: Real>(
     let directions = problem.direction.count() as usize;
     let layers = layer_inputs(problem, input, weights, initial);
     let mut results = [(); 2].map(|()| Gradients::zeros(problem, weights));
-    let width = directions * problem.hidden_size;
+    let width = directions * problem.state_size();
     let none = || vec![R::ZERO; problem.seq_len * problem.batch * width];
     let mut grad_output = upstream.output.map_or_else(none, <[R]>::to_vec);
     for layer in (0..problem.num_layers).rev() {
@@ -101,6 +102,11 @@ pub fn recurrent_backward<R: Real>(
         results[0].input = value.clone();
         results[1].input = magnitude;
         grad_output = value;
+        if layer > 0 && problem.dropout > 0.0 {
+            for (element, gradient) in grad_output.iter_mut().enumerate() {
+                *gradient = *gradient * problem.dropout_factor(layer - 1, element);
+            }
+        }
     }
     for result in &mut results {
         for norm in &mut result.norms {
@@ -124,14 +130,20 @@ fn layer_inputs<R: Real>(
             num_layers: layer,
             ..*problem
         };
-        let states = layer * directions * problem.batch * problem.hidden_size;
+        let states = layer * directions * problem.batch;
         let initial = Initial {
-            h_0: initial.h_0.map(|h_0| &h_0[..states]),
-            c_0: initial.c_0.map(|c_0| &c_0[..states]),
+            h_0: initial.h_0.map(|h_0| &h_0[..states * problem.state_size()]),
+            c_0: initial.c_0.map(|c_0| &c_0[..states * problem.hidden_size]),
             ..initial
         };
         let weights = &weights[..layer * directions];
-        layers.push(super::recurrent(&first, input, weights, initial).output);
+        let mut output = super::recurrent(&first, input, weights, initial).output;
+        if problem.dropout > 0.0 {
+            for (element, value) in output.iter_mut().enumerate() {
+                *value = *value * problem.dropout_factor(layer - 1, element);
+            }
+        }
+        layers.push(output);
     }
     layers
 }
@@ -170,12 +182,12 @@ impl<R: Real> Sweep<'_, R> {
             batch,
             ..
         } = *self.problem;
-        let own = (self.at * batch + row) * hidden_size;
-        let take = |x: Option<&[R]>| match x {
-            Some(x) => x[own..][..hidden_size].to_vec(),
-            None => vec![R::ZERO; hidden_size],
+        let take = |x: Option<&[R]>, len: usize| match x {
+            Some(x) => x[(self.at * batch + row) * len..][..len].to_vec(),
+            None => vec![R::ZERO; len],
         };
-        let (mut h, mut c) = (take(initial.h_0), take(initial.c_0));
+        let mut h = take(initial.h_0, self.problem.state_size());
+        let mut c = take(initial.c_0, hidden_size);
         let length = initial
             .lengths
             .map_or(seq_len, |lengths| lengths[row] as usize);
@@ -229,16 +241,18 @@ impl<R: Real> Sweep<'_, R> {
             ..
         } = *self.problem;
         let directions = self.problem.direction.count() as usize;
-        let own = (self.at * batch + row) * hidden_size;
-        let last = |x: Option<&[R]>, unit: usize| x.map_or(R::ZERO, |x| x[own + unit]);
-        let units = 0..hidden_size;
-        let mut dh: Vec<R> = units.clone().map(|unit| last(upstream.h_n, unit)).collect();
-        let mut dc: Vec<R> = units.clone().map(|unit| last(upstream.c_n, unit)).collect();
+        let state_size = self.problem.state_size();
+        let last = |x: Option<&[R]>, len: usize| match x {
+            Some(x) => x[(self.at * batch + row) * len..][..len].to_vec(),
+            None => vec![R::ZERO; len],
+        };
+        let mut dh = last(upstream.h_n, state_size);
+        let mut dc = last(upstream.c_n, hidden_size);
         let mut magnitudes = [dh.clone(), dc.clone()];
         for moment in tape.iter().rev() {
             let token = (moment.time * batch + row) * directions + self.direction;
-            for unit in units.clone() {
-                dh[unit] += grad_output[token * hidden_size + unit];
+            for (dh, &arriving) in dh.iter_mut().zip(&grad_output[token * state_size..]) {
+                *dh += arriving;
             }
             let norm = &mut results[0].norms[self.at * seq_len + moment.time];
             dh.iter().for_each(|&dh| *norm += dh * dh);
@@ -264,7 +278,7 @@ impl<R: Real> Sweep<'_, R> {
                     _ => &moment.h,
                 };
                 for (k, &h) in factors.iter().enumerate() {
-                    let at = gate_row * hidden_size + k;
+                    let at = gate_row * state_size + k;
                     let to = [&mut value.weight_hh[at], &mut magnitude.weight_hh[at]];
                     add(to, of_h * h);
                 }
@@ -286,16 +300,29 @@ impl<R: Real> Sweep<'_, R> {
                     add([&mut value.peephole[at], &mut magnitude.peephole[at]], term);
                 }
             }
+            for (at, (value, magnitude)) in value
+                .weight_hr
+                .iter_mut()
+                .zip(&mut magnitude.weight_hr)
+                .enumerate()
+            {
+                let term = dh[at / hidden_size] * step.unprojected[at % hidden_size];
+                add([value, magnitude], term);
+            }
             magnitudes = [step.dh_magnitude, step.dc.clone()];
             (dh, dc) = (step.dh, step.dc);
         }
         let [h_magnitude, c_magnitude] = magnitudes;
         for (result, h, c) in [(0, dh, dc), (1, h_magnitude, c_magnitude)] {
-            let absolute = |x: R| if result == 1 { x.max(-x) } else { x };
-            for unit in units.clone() {
-                results[result].h_0[own + unit] = absolute(h[unit]);
-                if let Some(to) = results[result].c_0.get_mut(own + unit) {
-                    *to = absolute(c[unit]);
+            let absolute = |x: &R| if result == 1 { x.max(-*x) } else { *x };
+            let at = self.at * batch + row;
+            let result = &mut results[result];
+            for (to, x) in result.h_0[at * state_size..].iter_mut().zip(&h) {
+                *to = absolute(x);
+            }
+            if self.problem.cell.has_cell_state() {
+                for (to, x) in result.c_0[at * hidden_size..].iter_mut().zip(&c) {
+                    *to = absolute(x);
                 }
             }
         }
@@ -310,6 +337,8 @@ struct Step<R> {
     /// what a GRU that resets before the product multiplies for n
     reset_h: Vec<R>,
     peephole: Vec<R>,
+    /// what a projection multiplies
+    unprojected: Vec<R>,
     /// of the state before the step
     dh: Vec<R>,
     dh_magnitude: Vec<R>,
@@ -353,13 +382,28 @@ impl<R: Real> Sweep<'_, R> {
             gates_h: vec![R::ZERO; rows],
             reset_h,
             peephole: vec![R::ZERO; weights.peephole.len()],
-            dh: vec![R::ZERO; hidden],
+            unprojected: vec![R::ZERO; hidden],
+            dh: vec![R::ZERO; self.problem.state_size()],
             dh_magnitude: Vec::new(),
             dc: vec![R::ZERO; hidden],
         };
+        // from here on of the hidden state before its projection
+        let projected: Vec<R>;
+        let mut dh = dh;
+        if self.problem.proj_size.is_some() {
+            let of = |unit: usize| {
+                let terms = dh
+                    .iter()
+                    .zip(weights.weight_hr[unit..].iter().step_by(hidden));
+                terms.fold(R::ZERO, |sum, (&dh, &weight)| sum + dh * weight)
+            };
+            projected = (0..hidden).map(of).collect();
+            dh = &projected;
+        }
         for unit in 0..hidden {
             let sum = |gate: usize| from_x[gate * hidden + unit] + from_h[gate * hidden + unit];
-            let (h, c) = (moment.h[unit], moment.c[unit]);
+            let h = moment.h.get(unit).copied().unwrap_or(R::ZERO);
+            let c = moment.c[unit];
             match cell {
                 Cell::RnnTanh | Cell::RnnRelu => {
                     step.gates_x[unit] = dh[unit] * bounded(candidate, sum(0)).1;
@@ -379,6 +423,7 @@ impl<R: Real> Sweep<'_, R> {
                     let next_c = f * c + i * g;
                     let (o, slope_o) = bounded(gate, sum(3) + peephole(2) * next_c);
                     let squashed = activation(output, next_c);
+                    step.unprojected[unit] = o * squashed;
                     let d_o = dh[unit] * squashed * slope_o;
                     let d_c =
                         dc[unit] + dh[unit] * o * derivative(output, next_c) + peephole(2) * d_o;
@@ -446,11 +491,11 @@ impl<R: Real> Sweep<'_, R> {
 
     /// Adds `gates^T weight_hh` over some gate rows.
     fn multiply(&self, gates: &[R], rows: std::ops::Range<usize>, to: &mut [Vec<R>; 2]) {
-        let hidden = self.problem.hidden_size;
+        let width = self.problem.state_size();
         let [value, magnitude] = to;
         for gate_row in rows {
-            for unit in 0..hidden {
-                let term = gates[gate_row] * self.weights.weight_hh[gate_row * hidden + unit];
+            for unit in 0..width {
+                let term = gates[gate_row] * self.weights.weight_hh[gate_row * width + unit];
                 add([&mut value[unit], &mut magnitude[unit]], term);
             }
         }
@@ -461,9 +506,14 @@ impl<R: Real> Sweep<'_, R> {
 fn derivative<R: Real>(function: Activation, x: R) -> R {
     let number = |value: f64| R::from_f64(value);
     let y = activation(function, x);
+    // of the sigmoid, exact where it is saturated
+    let sigmoid = |x: R| {
+        let small = (-x.max(-x)).exp();
+        small / ((R::ONE + small) * (R::ONE + small))
+    };
     match function {
-        Activation::Sigmoid => y * (R::ONE - y),
-        Activation::Tanh | Activation::ScaledTanh => R::ONE - y * y,
+        Activation::Sigmoid => sigmoid(x),
+        Activation::Tanh | Activation::ScaledTanh => number(4.0) * sigmoid(number(2.0) * x),
         Activation::Relu if x <= R::ZERO => R::ZERO,
         Activation::LeakyRelu if x < R::ZERO => number(0.01),
         Activation::ThresholdedRelu if x <= R::ONE => R::ZERO,

@@ -68,8 +68,8 @@ impl Sample {
     /// output depends on both ends, and no step can be left out.
     fn new(p: &Problem) -> Self {
         let directions = p.direction.count() as usize;
-        let inner = (p.num_layers - 1) * (directions + 1) * p.hidden_size;
-        let width = p.input_size + p.hidden_size + inner;
+        let inner = (p.num_layers - 1) * (directions + 1) * p.state_size();
+        let width = p.input_size + p.state_size() + inner;
         let step = directions * p.cell.num_gates() as usize * p.hidden_size * width;
         let affordable_rows = AFFORDABLE / (step * p.seq_len).max(1);
         let fewest_rows = if directions == 2 { 1 } else { FEWEST_ROWS };
@@ -108,22 +108,23 @@ impl Sample {
             ..*p
         };
         let directions = p.direction.count() as usize;
-        let (layers, hidden) = (p.num_layers * directions, p.hidden_size);
+        let layers = p.num_layers * directions;
+        let (hidden, state) = (p.hidden_size, p.state_size());
         let of_times = |values: &[f32], width| self.pick(p.batch, values, self.times(p), width);
-        let of_layers = |values: &[f32]| self.pick(p.batch, values, 0..layers, hidden);
-        let last = |values: &[f32]| match self.steps == p.seq_len && !values.is_empty() {
-            true => of_layers(values),
+        let of_layers = |values: &[f32], width| self.pick(p.batch, values, 0..layers, width);
+        let last = |values: &[f32], width| match self.steps == p.seq_len && !values.is_empty() {
+            true => of_layers(values, width),
             false => Vec::new(),
         };
         let got = Output {
-            output: of_times(&got.output, directions * hidden),
-            h_n: last(&got.h_n),
-            c_n: last(&got.c_n),
+            output: of_times(&got.output, directions * state),
+            h_n: last(&got.h_n, state),
+            c_n: last(&got.c_n, hidden),
         };
         let call = Call {
             input: of_times(&call.input, p.input_size),
-            h_0: call.h_0.as_deref().map(of_layers),
-            c_0: call.c_0.as_deref().map(of_layers),
+            h_0: call.h_0.as_deref().map(|h| of_layers(h, state)),
+            c_0: call.c_0.as_deref().map(|c| of_layers(c, hidden)),
             ..call
         };
         (cut, call, got)
@@ -141,8 +142,9 @@ impl Sample {
 fn agree(p: &Problem, call: &Call, got: &Output<f32>) -> Result<f64, Box<Difference>> {
     let (truth, yardstick) = (call.reference::<f64>(p), call.reference::<f32>(p));
     let directions = p.direction.count() as usize;
-    let states = [p.num_layers * directions, p.batch, p.hidden_size];
-    let output = [p.seq_len, p.batch, directions * p.hidden_size];
+    let states = |width| [p.num_layers * directions, p.batch, width];
+    let output = [p.seq_len, p.batch, directions * p.state_size()];
+    let (h_n, c_n) = (states(p.state_size()), states(p.hidden_size));
     let mut worst: f64 = 0.0;
     for (name, shape, got, truth, yardstick) in [
         (
@@ -152,8 +154,8 @@ fn agree(p: &Problem, call: &Call, got: &Output<f32>) -> Result<f64, Box<Differe
             &truth.output,
             &yardstick.output,
         ),
-        ("h_n", states, &got.h_n, &truth.h_n, &yardstick.h_n),
-        ("c_n", states, &got.c_n, &truth.c_n, &yardstick.c_n),
+        ("h_n", h_n, &got.h_n, &truth.h_n, &yardstick.h_n),
+        ("c_n", c_n, &got.c_n, &truth.c_n, &yardstick.c_n),
     ] {
         if got.is_empty() {
             continue;

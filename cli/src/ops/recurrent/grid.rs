@@ -29,7 +29,11 @@ pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
             direction,
             ..Default::default()
         },
-        shape: RecurrentShape { seq_len, batch },
+        shape: RecurrentShape {
+            seq_len,
+            batch,
+            seed: 0,
+        },
         given: Given {
             h_n: true,
             c_n: op == Op::Lstm,
@@ -65,9 +69,21 @@ pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<
         false => Direction::Forward,
     };
     let (cell, tier) = (cell(op, options.nonlinearity)?, tier(options.tier)?);
+    // one row without a projection if none is asked for
+    let projections = values(&options.proj_size).unwrap_or(vec![0]);
+    if !options.proj_size.is_empty() {
+        if op != Op::Lstm {
+            return Err(Error::usage("--proj-size: only an lstm has a projection"));
+        }
+        if projections.contains(&0) {
+            return Err(Error::usage("--proj-size is 0, expected at least 1"));
+        }
+    }
+    axes.push(projections);
     let row = |row: Vec<u32>| {
         let mut problem = problem(cell, [row[0], row[1], row[2], row[3], row[4]], direction);
         problem.config.tier = tier;
+        problem.config.proj_size = (row[5] > 0).then_some(row[5]);
         problem.possible()?;
         Ok(Box::new(problem) as Box<dyn Problem>)
     };
@@ -108,7 +124,7 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
     for layer in 0..p.num_layers {
         let width = match layer {
             0 => p.input_size,
-            _ => directions * p.hidden_size,
+            _ => directions * p.state_size(),
         };
         for direction in 0..directions {
             let reverse = if direction == 1 { "_reverse" } else { "" };
@@ -116,19 +132,22 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
                 add(&format!("{stem}_l{layer}{reverse}"), shape, deviation);
             };
             parameter("weight_ih", &[rows, width]);
-            parameter("weight_hh", &[rows, p.hidden_size]);
+            parameter("weight_hh", &[rows, p.state_size()]);
+            if let Some(size) = p.proj_size {
+                parameter("weight_hr", &[size, p.hidden_size]);
+            }
             if problem.bias {
                 parameter("bias_ih", &[rows]);
                 parameter("bias_hh", &[rows]);
             }
         }
     }
-    let states = [p.num_layers * directions, p.batch, p.hidden_size];
+    let states = |width| [p.num_layers * directions, p.batch, width];
     if problem.given.h_0 {
-        add("h_0", &states, 0.5);
+        add("h_0", &states(p.state_size()), 0.5);
     }
     if problem.given.c_0 {
-        add("c_0", &states, 1.0);
+        add("c_0", &states(p.hidden_size), 1.0);
     }
     if problem.given.lengths {
         // a full one, an empty one, and some between

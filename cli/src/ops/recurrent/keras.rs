@@ -74,7 +74,11 @@ pub fn problem(
             hidden_size,
             ..base
         },
-        shape: RecurrentShape { seq_len, batch },
+        shape: RecurrentShape {
+            seq_len,
+            batch,
+            seed: options.seed,
+        },
         given: Given {
             h_0: tensors.contains_key("h_0"),
             c_0: tensors.contains_key("c_0"),
@@ -114,6 +118,7 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
         bias_ih,
         bias_hh,
         peephole: Vec::new(),
+        weight_hr: Vec::new(),
     };
     call_with(problem, tensors, vec![weights])
 }

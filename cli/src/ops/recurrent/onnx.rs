@@ -65,7 +65,11 @@ pub fn problem(
             peephole: tensors.contains_key("P"),
             ..base
         },
-        shape: RecurrentShape { seq_len, batch },
+        shape: RecurrentShape {
+            seq_len,
+            batch,
+            seed: options.seed,
+        },
         given: Given {
             h_0: tensors.contains_key("initial_h"),
             c_0: tensors.contains_key("initial_c"),
@@ -84,7 +88,7 @@ pub fn problem(
 
 /// `B`, `P`, the states and the lengths, where they are given.
 fn optional(problem: &Recurrent, tensors: &Tensors) -> Result<()> {
-    let RecurrentShape { seq_len, batch } = problem.shape;
+    let RecurrentShape { seq_len, batch, .. } = problem.shape;
     let (count, hidden_size) = (problem.config.direction.count(), problem.config.hidden_size);
     let gates = problem.config.cell.num_gates();
     if tensors.contains_key("B") {
@@ -149,6 +153,7 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
                 true => reorder(own("P")?, &[0, 2, 1]),
                 false => Vec::new(),
             },
+            weight_hr: Vec::new(),
         })
     });
     Ok(Call {
