@@ -1,6 +1,6 @@
-// min_recurrent_gates: a scan of what the gates of a minGRU or minLSTM say, for scan_reduce.wgsl and
-// scan_apply.wgsl. The gates are computed from their products where they are needed, twice if there
-// are several chunks: memory is slower.
+// min_recurrent_gates: a scan of what the gates of a minGRU or minLSTM say, for scan_reduce.wgsl
+// and scan_apply.wgsl. The gates are computed from their products where they are needed, twice if
+// there are several chunks: memory is slower.
 //     h_t = keep_t h_(t-1) + take_t n_t        keep_t + take_t = 1
 //
 // Layout

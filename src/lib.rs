@@ -18,7 +18,10 @@ mod recurrent;
 pub mod reference;
 mod scan;
 
-pub use attention::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Causal, Layout};
+pub use attention::{
+    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Axes, Causal,
+    Layout, Packed, Paged,
+};
 pub use bound::Bound;
 pub use capabilities::Capabilities;
 pub use context::{Checks, Context};
@@ -33,8 +36,9 @@ pub use min_recurrent::{
 };
 pub use plan::{Plan, Variant};
 pub use recurrent::{
-    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig,
-    RecurrentShape, RecurrentWeights, Tier,
+    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
+    RecurrentWeights, Tier,
 };
 pub use scan::{
     Scan, ScanBackwardBuffers, ScanBackwardGiven, ScanBuffers, ScanConfig, ScanGiven, ScanShape,

@@ -94,7 +94,7 @@ fn attention() {
             Some(offset) => Causal::Offset(offset.parse().unwrap()),
         };
         let scale = golden.option("scale").map(|scale| scale.parse().unwrap());
-        let problem = reference::Problem {
+        let plain = reference::Problem::plain(
             batch,
             num_heads,
             num_kv_heads,
@@ -102,8 +102,11 @@ fn attention() {
             kv_len,
             head_dim,
             value_dim,
-            scale: scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip()),
-            causal: causal.offset(q_len as u32, kv_len as u32),
+        );
+        let problem = reference::Problem {
+            scale: scale.unwrap_or(plain.scale),
+            causal,
+            ..plain
         };
         let [query, key, value] = ["query", "key", "value"].map(|name| golden.values(name));
         let got = reference::attention(&problem, query, key, value);
@@ -153,7 +156,11 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
     };
     let given = |name: String| optional(&name).unwrap_or_default().to_vec();
     let [seq_len, batch, input_size] = golden.shape("input");
-    let [states, _, hidden_size] = golden.shape("h_n");
+    let [states, _, state_size] = golden.shape("h_n");
+    let hidden_size = match golden.tensors.get("c_n") {
+        Some((shape, _)) => shape[2],
+        None => state_size,
+    };
     let ends: &[&str] = match optional("weight_hh_l0_reverse") {
         Some(_) => &["", "_reverse"],
         None => &[""],
@@ -167,17 +174,21 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
             bias_ih: given(format!("bias_ih_{end}")),
             bias_hh: given(format!("bias_hh_{end}")),
             peephole: Vec::new(),
+            weight_hr: given(format!("weight_hr_{end}")),
         })
         .collect();
     let problem = recurrent::Problem {
         cell,
         input_size,
         hidden_size,
+        proj_size: (state_size != hidden_size).then_some(state_size),
         num_layers,
         direction: match ends.len() {
             2 => Direction::Bidirectional,
             _ => Direction::Forward,
         },
+        dropout: 0.0,
+        seed: 0,
         activations: None,
         clip: None,
         seq_len,
@@ -207,8 +218,11 @@ fn one_step(
         cell,
         input_size: 1,
         hidden_size: h.len(),
+        proj_size: None,
         num_layers: 1,
         direction: Direction::Forward,
+        dropout: 0.0,
+        seed: 0,
         activations: None,
         clip: None,
         seq_len: 1,
@@ -240,6 +254,7 @@ fn a_reset_before_the_product_scales_h_itself() {
         bias_ih: vec![0.0; 6],
         bias_hh,
         peephole: vec![],
+        weight_hr: vec![],
     };
     let [a, b] = [0.6, -0.2];
     let before = one_step(Cell::GruResetBefore, weights.clone(), &[a, b], &[]).output;
@@ -262,6 +277,7 @@ fn peepholes_of_i_and_f_see_the_old_cell_and_that_of_o_the_new() {
         bias_ih: vec![0.0, 0.0, 0.7, 0.0],
         bias_hh: vec![0.0; 4],
         peephole: vec![0.5, -1.0, 2.0],
+        weight_hr: vec![],
     };
     let (i, g) = (sigmoid(0.5 * 0.8), 0.7_f64.tanh());
     let got = one_step(Cell::Lstm, weights.clone(), &[0.0], &[0.8]);
@@ -274,17 +290,10 @@ fn peepholes_of_i_and_f_see_the_old_cell_and_that_of_o_the_new() {
 }
 
 /// One head of attention with a scale of 1.
-fn one_head(q_len: usize, kv_len: usize, dim: usize) -> reference::Problem {
+fn one_head(q_len: usize, kv_len: usize, dim: usize) -> reference::Problem<'static> {
     reference::Problem {
-        batch: 1,
-        num_heads: 1,
-        num_kv_heads: 1,
-        q_len,
-        kv_len,
-        head_dim: dim,
-        value_dim: dim,
         scale: 1.0,
-        causal: None,
+        ..reference::Problem::plain(1, 1, 1, q_len, kv_len, dim, dim)
     }
 }
 
@@ -324,7 +333,7 @@ fn attention_weighs_by_the_exponentials_of_the_scores() {
 fn attention_of_no_key_is_zero() {
     // query 0 of 2 may attend nothing, query 1 key 0
     let problem = reference::Problem {
-        causal: Some(-1),
+        causal: Causal::Offset(-1),
         ..one_head(2, 2, 1)
     };
     let got = reference::attention(&problem, &[1.0, 1.0], &[0.5, f64::NAN], &[6.0, f64::NAN]);

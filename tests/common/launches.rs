@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
-use gatefold::{AttentionConfig, AttentionShape, Causal, GemmConfig, GemmShape};
+use gatefold::{AttentionConfig, AttentionGiven, AttentionShape, Causal, GemmConfig, GemmShape};
 use gatefold::{
     Candidate, MinCell, MinRecurrentBackwardGiven, MinRecurrentConfig, MinRecurrentGiven,
     MinRecurrentShape,
@@ -50,7 +50,11 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
                     ..Default::default()
                 };
                 let shape = AttentionShape::new(2, 6, 2, 65, 129);
-                all.extend(launches(config.plan(device, shape, true).unwrap()));
+                all.extend(launches(
+                    config
+                        .plan(device, shape, AttentionGiven::default())
+                        .unwrap(),
+                ));
             }
         }
     }
@@ -96,9 +100,11 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                 cell,
                 input_size: 50,
                 hidden_size,
+                proj_size: peephole.then_some(9),
                 num_layers: 2,
                 direction: Direction::Bidirectional,
                 peephole,
+                dropout: 0.5,
                 activations: peephole.then_some([cell.activations(); 2]),
                 clip: Some(1.0),
                 ..Default::default()
@@ -118,7 +124,11 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                             variant,
                             ..config
                         };
-                        let shape = RecurrentShape { seq_len: 5, batch };
+                        let shape = RecurrentShape {
+                            seq_len: 5,
+                            batch,
+                            seed: 0,
+                        };
                         all.extend(launches(
                             config.plan(device, shape, Given::default()).unwrap(),
                         ));

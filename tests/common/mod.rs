@@ -5,6 +5,7 @@ pub mod attention;
 pub mod launches;
 pub mod min_recurrent;
 pub mod recurrent;
+pub mod recurrent_backward;
 pub mod scan;
 
 use std::sync::OnceLock;

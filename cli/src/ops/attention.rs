@@ -8,8 +8,8 @@ use gatefold::reference::attention as reference;
 use gatefold::reference::compare::Difference;
 use gatefold::reference::convert;
 use gatefold::{
-    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionShape, Capabilities,
-    Causal, Gpu, Plan, Variant,
+    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape,
+    Capabilities, Causal, Gpu, Plan, Variant,
 };
 use serde_json::{Value, json};
 
@@ -40,20 +40,21 @@ impl Attention {
         }
     }
 
-    fn reference(&self) -> reference::Problem {
+    fn reference(&self) -> reference::Problem<'static> {
         let (shape, config) = (&self.shape, &self.config);
+        let plain = reference::Problem::plain(
+            shape.batch as usize,
+            shape.num_heads as usize,
+            shape.num_kv_heads as usize,
+            shape.q_len as usize,
+            shape.kv_len as usize,
+            config.head_dim as usize,
+            self.value_dim() as usize,
+        );
         reference::Problem {
-            batch: shape.batch as usize,
-            num_heads: shape.num_heads as usize,
-            num_kv_heads: shape.num_kv_heads as usize,
-            q_len: shape.q_len as usize,
-            kv_len: shape.kv_len as usize,
-            head_dim: config.head_dim as usize,
-            value_dim: self.value_dim() as usize,
-            scale: config
-                .scale
-                .map_or_else(|| 1.0 / f64::from(config.head_dim).sqrt(), f64::from),
-            causal: config.causal.offset(shape.q_len, shape.kv_len),
+            scale: config.scale.map_or(plain.scale, f64::from),
+            causal: config.causal,
+            ..plain
         }
     }
 
@@ -68,6 +69,11 @@ impl Attention {
         ]
     }
 }
+
+const GIVEN: AttentionGiven = AttentionGiven {
+    log_sum_exp: true,
+    kv_lengths: false,
+};
 
 const INPUTS: [&str; 3] = ["query", "key", "value"];
 
@@ -105,7 +111,7 @@ impl Problem for Attention {
         capabilities: &Capabilities,
         variant: Option<Variant>,
     ) -> Result<Plan, gatefold::Error> {
-        self.forced(variant).plan(capabilities, self.shape, true)
+        self.forced(variant).plan(capabilities, self.shape, GIVEN)
     }
 
     fn random(&self, seed: u64) -> Tensors {
@@ -125,7 +131,7 @@ impl Problem for Attention {
 
     fn launch(&self, gpu: &Gpu, variant: Option<Variant>, inputs: &Tensors) -> Result<Launch> {
         let config = self.forced(variant);
-        let plan = config.plan(gpu.context().capabilities(), self.shape, true)?;
+        let plan = config.plan(gpu.context().capabilities(), self.shape, GIVEN)?;
         let upload = |name| -> Result<_> { Ok(gpu.upload(name, floats(inputs, name)?)?) };
         let [query, key, value] = [upload("query")?, upload("key")?, upload("value")?];
         let [.., dims] = self.dims();

@@ -1,7 +1,5 @@
 //! An operation with its tensors on a device.
 
-use std::ops::Range;
-
 use gatefold::{Bound, Gpu, Plan, wgpu};
 
 use crate::error::{Error, Result};
@@ -17,7 +15,11 @@ pub struct Launch {
     /// One after the other: a forward pass, then perhaps a backward one.
     bounds: Vec<Bound>,
     outputs: Vec<Output>,
+    /// Makes what is handed out of what the device has written.
+    finish: Option<Finish>,
 }
+
+type Finish = Box<dyn Fn(Tensors) -> Result<Tensors>>;
 
 /// An output full of NaN, so that what a kernel leaves out shows.
 pub struct Output {
@@ -25,27 +27,18 @@ pub struct Output {
     shape: Vec<usize>,
     /// The axes in which it is handed out.
     order: Option<&'static [usize]>,
-    /// What it is handed out as, if it is several tensors.
-    parts: Option<Vec<Part>>,
     buffer: wgpu::Buffer,
-}
-
-/// A tensor that is a range of an output's elements.
-pub struct Part {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub elements: Range<usize>,
 }
 
 impl Output {
     pub fn new(gpu: &Gpu, name: impl Into<String>, shape: &[usize]) -> Result<Self> {
-        let (name, len): (String, usize) = (name.into(), shape.iter().product());
+        let name = name.into();
+        let len: usize = shape.iter().product();
         let buffer = gpu.zeros(&name, 4 * (len + CANARIES) as u64)?;
         let output = Self {
             name,
             shape: shape.to_vec(),
             order: None,
-            parts: None,
             buffer,
         };
         output.poison(gpu);
@@ -62,14 +55,6 @@ impl Output {
         Ok(Self {
             order: Some(order),
             ..Self::new(gpu, name, shape)?
-        })
-    }
-
-    /// `len` elements that hold several tensors.
-    pub fn joined(gpu: &Gpu, name: &str, len: usize, parts: Vec<Part>) -> Result<Self> {
-        Ok(Self {
-            parts: Some(parts),
-            ..Self::new(gpu, name, &[len])?
         })
     }
 
@@ -102,28 +87,21 @@ impl Output {
     }
 }
 
-impl Output {
-    /// The tensors that it is handed out as.
-    fn tensors(&self, gpu: &Gpu) -> Result<Vec<(String, Tensor)>> {
-        let whole = self.read(gpu)?;
-        let Some(parts) = &self.parts else {
-            return Ok(vec![(self.name.clone(), whole)]);
-        };
-        let values = whole.into_f32();
-        let tensor = |part: &Part| {
-            let values = values[part.elements.clone()].to_vec();
-            (part.name.clone(), Tensor::f32(&part.shape, values))
-        };
-        Ok(parts.iter().map(tensor).collect())
-    }
-}
-
 impl Launch {
     pub fn new(plan: Plan, bounds: Vec<Bound>, outputs: Vec<Output>) -> Self {
         Self {
             plan,
             bounds,
             outputs,
+            finish: None,
+        }
+    }
+
+    /// This, with `finish` between the device's outputs and those that [`run`](Self::run) returns.
+    pub fn finished_by(self, finish: impl Fn(Tensors) -> Result<Tensors> + 'static) -> Self {
+        Self {
+            finish: Some(Box::new(finish)),
+            ..self
         }
     }
 
@@ -144,10 +122,14 @@ impl Launch {
             self.record(pass);
             Ok(())
         })?;
-        let mut tensors = Tensors::new();
-        for output in &self.outputs {
-            tensors.extend(output.tensors(gpu)?);
+        let tensors = self
+            .outputs
+            .iter()
+            .map(|output| Ok((output.name.clone(), output.read(gpu)?)))
+            .collect::<Result<_>>()?;
+        match &self.finish {
+            Some(finish) => finish(tensors),
+            None => Ok(tensors),
         }
-        Ok(tensors)
     }
 }

@@ -3,6 +3,8 @@
 mod check;
 mod options;
 
+use std::ops::Range;
+
 use gatefold::reference::compare::Difference;
 use gatefold::reference::min_recurrent::{self as reference, Optional, Weights};
 use gatefold::reference::{Real, convert};
@@ -13,7 +15,7 @@ use gatefold::{
 };
 use serde_json::{Value, json};
 
-use super::launch::{Output, Part};
+use super::launch::Output;
 use super::random::Random;
 use super::recurrent::call::lengths;
 use super::{Launch, Problem, slice, upload};
@@ -45,6 +47,13 @@ struct Wanted {
     name: String,
     shape: Vec<usize>,
     order: &'static [usize],
+}
+
+/// The gradient of a weight: its shape, and its elements of `grad_weights`.
+struct Part {
+    name: String,
+    shape: Vec<usize>,
+    elements: Range<usize>,
 }
 
 /// The tensors of a call, time first.
@@ -362,8 +371,7 @@ impl Problem for MinRecurrent {
         };
         if self.grad.is_some() {
             let len = self.config.gradient_size() as usize / 4;
-            let parts = self.weight_gradients();
-            outputs.push(Output::joined(gpu, "grad_weights", len, parts)?);
+            outputs.push(Output::new(gpu, "grad_weights", &[len])?);
         }
         let buffers = MinRecurrentBuffers {
             h_0: slice(&h_0),
@@ -400,7 +408,18 @@ impl Problem for MinRecurrent {
             };
             bounds.push(op.bind_backward(self.shape, buffers)?);
         }
-        Ok(Launch::new(plan, bounds, outputs))
+        let parts = self.weight_gradients();
+        let split = move |mut tensors: Tensors| {
+            if let Some(joined) = tensors.remove("grad_weights") {
+                let values = joined.into_f32();
+                tensors.extend(parts.iter().map(|part| {
+                    let values = values[part.elements.clone()].to_vec();
+                    (part.name.clone(), Tensor::f32(&part.shape, values))
+                }));
+            }
+            Ok(tensors)
+        };
+        Ok(Launch::new(plan, bounds, outputs).finished_by(split))
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {

@@ -3,8 +3,8 @@
 use gatefold::reference::compare::{Difference, Tolerance, compare};
 use gatefold::reference::{Real, attention as reference, convert, gemm::gemm};
 use gatefold::{
-    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionShape, Bound, Causal, Gemm,
-    GemmBuffers, GemmConfig, GemmShape, Layout, Plan, wgpu,
+    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape,
+    Bound, Causal, Gemm, GemmBuffers, GemmConfig, GemmShape, Layout, Plan, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -180,17 +180,7 @@ impl Attention {
                 .collect()
         };
         let rows = queries.iter().flat_map(|&at| {
-            let problem = reference::Problem {
-                batch: 1,
-                num_heads: heads,
-                num_kv_heads: heads,
-                q_len: 1,
-                kv_len: at + 1,
-                head_dim: dim,
-                value_dim: dim,
-                scale: (dim as f64).sqrt().recip(),
-                causal: None,
-            };
+            let problem = reference::Problem::plain(1, heads, heads, 1, at + 1, dim, dim);
             let input: Vec<R> = course.tokens(course.judged()[sequence], at..at + 1);
             let query = query.expected(width, &input);
             let (key, value) = (by_heads(keys, at + 1), by_heads(values, at + 1));
@@ -245,7 +235,7 @@ impl Contestant for Attention {
         let shape = self.attention_shape(course, seq_len);
         let buffers = AttentionBuffers::new(slice(0), slice(1), slice(2), attended);
         let attention = self.operation.bind(shape, buffers)?;
-        let plan = self.operation.plan(shape, false)?;
+        let plan = self.operation.plan(shape, AttentionGiven::default())?;
         let mut facts = Facts {
             variant: plan.variant.to_string(),
             tier: None,

@@ -57,6 +57,15 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
     if matches!(cell, Cell::RnnRelu | Cell::LstmCoupled) {
         return all;
     }
+    if cell == Cell::Lstm {
+        let mut projected = states(problem(cell, [3, 17, 7, 13, 2], Direction::Bidirectional));
+        projected.config.proj_size = Some(5);
+        projected.given.lengths = true;
+        all.push(("projection_lengths", projected));
+    }
+    let mut dropout = problem(cell, [3, 9, 7, 13, 3], Direction::Forward);
+    dropout.config.dropout = 0.3;
+    dropout.shape.seed = 7 << 32 | 5;
     let mut clip = problem(cell, SMALL, Direction::Forward);
     clip.config.clip = Some(0.3);
     all.extend([
@@ -70,6 +79,7 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
             problem(cell, [1, 300, 7, 13, 1], Direction::Forward),
         ),
         ("clip", clip),
+        ("dropout_three_layers", dropout),
         (
             "hidden_128",
             problem(cell, [2, 12, 40, 128, 1], Direction::Forward),

@@ -1,0 +1,147 @@
+// recurrent_backward_stepped: one step of the reverse sweep of one layer, all directions and batch
+// rows; launched once per step, or once per phase of a step, and once more at the end.
+//
+// Formulas in recurrent_backward_problem.wgsl and the cell's file. A launch multiplies the d_gates of
+// the step behind, which the launch before has left, and then computes its own.
+//
+// Layout      see recurrent_backward_problem.wgsl
+// Grid        one workgroup per UNITS units, BATCH rows and direction, folded to two dimensions
+// Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of each gate's
+//             block of weight_hh from s on, in the column of unit u, for all rows of the tile
+// Memory      wg_gates: the d_gates of the rows, K_VECTORS at a time; wg_partial: the sums of the
+//             splits
+// Holds       any hidden_size; step number in group 1
+// Precision   f32; each sum in an order fixed by the constants
+// Parts       common.wgsl, recurrent_backward_problem.wgsl, recurrent_slopes_*.wgsl,
+//             recurrent_backward_cell_*.wgsl
+
+const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
+
+struct Step {
+    index: u32,
+}
+@group(1) @binding(0) var<uniform> step: Step;
+
+var<workgroup> wg_gates: array<vec4<f32>, BATCH * K_VECTORS>;
+// [SPLIT, UNITS, BATCH]
+var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * BATCH>;
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn recurrent_backward_stepped(
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+) {
+    let group = workgroup.x + workgroup.y * num_workgroups.x;
+    if (group >= params.num_groups) {
+        return;
+    }
+    let unit_start = group % params.unit_tiles * UNITS;
+    let row_start = group / params.unit_tiles % params.batch_tiles * BATCH;
+    let direction = params.direction + group / params.unit_tiles / params.batch_tiles;
+    let place = params.first_place + step.index / NUM_PHASES;
+    let second_phase = step.index % NUM_PHASES == 1u;
+    let unit = min(unit_start + lane % UNITS, params.hidden_size - 1u);
+    let split = lane / UNITS;
+    // the step whose d_gates are multiplied: in the second phase this one, else the one behind
+    let behind = select(step_of(place) + 1u, step_of(place), second_phase);
+
+    // pass 1: weight_hh^T d_gates, a share of the sum each
+    var sum: array<f32, BATCH>;
+    // unroll
+    for (var b = 0u; b < BATCH; b++) {
+        sum[b] = 0.0;
+    }
+    let num_vectors = (params.hidden_size + 3u) / 4u;
+    if (place > 0u || second_phase) {
+        // unroll
+        for (var gate = 0u; gate < NUM_GATES; gate++) {
+            if ((NUM_PHASES == 1u) | ((gate == 2u) == second_phase)) {
+                let slot = product_slot(gate) * params.hidden_size;
+                for (var start = 0u; start < num_vectors; start += K_VECTORS) {
+                    // wg_gates is free
+                    workgroupBarrier();
+                    for (var i = lane; i < BATCH * K_VECTORS; i += WORKGROUP_SIZE) {
+                        let row = row_start + i / K_VECTORS;
+                        var staged = vec4<f32>();
+                        if (row < params.batch) {
+                            let first = grads_at(behind, direction, row) + slot;
+                            // unroll
+                            for (var c = 0u; c < 4u; c++) {
+                                let k = 4u * (start + i % K_VECTORS) + c;
+                                if (k < params.hidden_size) {
+                                    staged[c] = scratch[first + k];
+                                }
+                            }
+                        }
+                        wg_gates[i] = staged;
+                    }
+                    // wg_gates is visible
+                    workgroupBarrier();
+                    for (var k = split; k < min(K_VECTORS, num_vectors - start); k += SPLIT) {
+                        let w = weight_hh(direction, start + k, gate, unit);
+                        // unroll
+                        for (var b = 0u; b < BATCH; b++) {
+                            sum[b] += dot(w, wg_gates[b * K_VECTORS + k]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    // unroll
+    for (var b = 0u; b < BATCH; b++) {
+        wg_partial[lane * BATCH + b] = sum[b];
+    }
+    // wg_partial is visible
+    workgroupBarrier();
+
+    // pass 2: one invocation per unit and row adds the shares and computes the cell's gradients
+    for (var i = lane; i < UNITS * BATCH; i += WORKGROUP_SIZE) {
+        let row = row_start + i / UNITS;
+        let own_unit = unit_start + i % UNITS;
+        if (row >= params.batch || own_unit >= params.hidden_size) {
+            continue;
+        }
+        var product = 0.0;
+        for (var s = 0u; s < SPLIT; s++) {
+            product += wg_partial[(s * UNITS + i % UNITS) * BATCH + i / UNITS];
+        }
+        let at = state_at(direction, row, own_unit);
+        let own_step = step_of(place);
+        let inside = place < params.piece_steps
+            && time_of(own_step, direction) < length_of(row);
+        if (second_phase) {
+            if (inside) {
+                let saved = saved_of(own_step, direction, row, own_unit);
+                let reset = reset_backward(direction, saved, product);
+                scratch[grads_at(own_step, direction, row) + own_unit] = reset[0];
+                scratch[at] += reset[1];
+            }
+            continue;
+        }
+        let carried = place > 0u || has(HAS_CARRY);
+        var gradient = Gradient();
+        gradient.h = product;
+        if (carried) {
+            gradient.h += scratch[at];
+            if (HAS_CELL) {
+                gradient.c = scratch[params.carry_c_first + at];
+            }
+        }
+        var dh = 0.0;
+        if (inside) {
+            dh = gradient.h + output_gradient(own_step, direction, row, own_unit);
+            let saved = saved_of(own_step, direction, row, own_unit);
+            let own = unit_weights(direction, own_unit);
+            gradient = cell_backward(direction, saved, own, dh, gradient.c);
+        }
+        if (place < params.piece_steps) {
+            store_gradient(own_step, direction, row, own_unit, gradient, dh);
+        }
+        scratch[at] = gradient.h;
+        if (HAS_CELL) {
+            scratch[params.carry_c_first + at] = gradient.c;
+        }
+    }
+}
