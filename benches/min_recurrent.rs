@@ -48,7 +48,7 @@ fn min_recurrent(criterion: &mut Criterion) {
             let (output, grad_input) = (upload(&inputs.grad_output), upload(&inputs.input));
             let zeros = |size| gpu.zeros("buffer", size).unwrap();
             let scratch = zeros(op.scratch_size(shape).unwrap());
-            let backward_scratch = zeros(op.scratch_size_backward(shape).unwrap());
+            let backward_scratch = zeros(op.backward_scratch_size(shape).unwrap());
             let reserve = zeros(op.reserve_size(shape).unwrap());
             let grad_weights = zeros(case.config.gradient_size());
             let inference = MinRecurrentBuffers::new(

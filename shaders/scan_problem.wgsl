@@ -33,7 +33,7 @@ struct Params {
     chunk_len: u32,
     num_chunks: u32,
     flags: u32,
-    // time of the first element of the tensors [seq_len, ..], and of the one that is looked back into
+    // time of the first element of the tensors [seq_len, ..], and of the one with states before
     window_time: u32,
     previous_time: u32,
     scratch_first: u32,

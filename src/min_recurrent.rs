@@ -249,6 +249,22 @@ impl MinRecurrent {
         self.context.bind_own(&plan.dispatches, &buffers.slices())
     }
 
+    /// [`bind`](Self::bind) without the products, to time the scan by itself. It reads what the last full call of
+    /// the same shape has left in `scratch` or `reserve`; where that call took several segments, or layers, without a
+    /// reserve, only the last one's is right.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind).
+    pub fn bind_scan(
+        &self,
+        shape: MinRecurrentShape,
+        buffers: MinRecurrentBuffers<'_>,
+    ) -> Result<Bound, Error> {
+        let mut dispatches = self.plan(shape, buffers.given())?.dispatches;
+        dispatches.retain(|dispatch| dispatch.kernel.name.starts_with("scan"));
+        self.context.bind_own(&dispatches, &buffers.slices())
+    }
+
     /// [`bind`](Self::bind) and [`Bound::record`] in one.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::tensors::{Tensor, Tensors};
 
 pub use launch::{Launch, Output};
+pub use random::Random;
 use recurrent::Op;
 
 /// One shape of one operation with its options, checked.

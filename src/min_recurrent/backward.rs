@@ -64,7 +64,7 @@ pub struct MinRecurrentBackwardBuffers<'a> {
     pub grad_weights: wgpu::BufferSlice<'a>,
     /// `[num_layers, batch, hidden_size]`, written if given.
     pub grad_h_0: Option<wgpu::BufferSlice<'a>>,
-    /// [`MinRecurrent::scratch_size_backward`] bytes of any content.
+    /// [`MinRecurrent::backward_scratch_size`] bytes of any content.
     pub scratch: wgpu::BufferSlice<'a>,
 }
 
@@ -409,7 +409,7 @@ impl MinRecurrent {
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Limit`].
-    pub fn scratch_size_backward(&self, shape: MinRecurrentShape) -> Result<u64, Error> {
+    pub fn backward_scratch_size(&self, shape: MinRecurrentShape) -> Result<u64, Error> {
         let plan = self.plan_backward(shape, MinRecurrentBackwardGiven::default())?;
         Ok(plan.scratch_size)
     }

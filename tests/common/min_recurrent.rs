@@ -181,7 +181,7 @@ pub fn run(gpu: &Gpu, case: &Case, inputs: &Inputs) -> Vec<Vec<f32>> {
     let [output, h_n, grad_input, grad_h_0, grad_weights, reserve] =
         outputs.each_ref().map(Output::slice);
     let scratch = Output::new(gpu, op.scratch_size(shape).unwrap() as usize / 4);
-    let backward_scratch = Output::new(gpu, op.scratch_size_backward(shape).unwrap() as usize / 4);
+    let backward_scratch = Output::new(gpu, op.backward_scratch_size(shape).unwrap() as usize / 4);
     let (h_0, lengths) = (
         case.states.then(|| h_0.slice(..)),
         case.lengths.map(|_| lengths.slice(..)),

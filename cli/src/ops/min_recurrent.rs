@@ -140,8 +140,7 @@ impl MinRecurrent {
         let mut parts = Vec::new();
         for layer in 0..self.config.num_layers {
             let [weight, bias] = self.config.gradient_elements(layer);
-            let range =
-                |elements: std::ops::Range<u64>| elements.start as usize..elements.end as usize;
+            let range = |elements: Range<u64>| elements.start as usize..elements.end as usize;
             parts.push(Part {
                 name: format!("grad_weight_l{layer}"),
                 shape: vec![self.rows(), self.layer_input(layer)],

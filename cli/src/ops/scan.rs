@@ -15,7 +15,7 @@ use super::launch::Output;
 use super::random::Random;
 use super::recurrent::call::{axes, expect, lengths, only};
 use super::{Case, Launch, Problem, slice, upload};
-use crate::args::list::{List, product, values};
+use crate::args::list::{List, product};
 use crate::args::{BenchCommon, RunCommon};
 use crate::error::{Error, Result};
 use crate::tensors::{Tensor, Tensors, floats, mismatch};

@@ -25,13 +25,13 @@ pub fn check(
     let (rows, times) = sample(problem);
     let (seq_len, batch) = (problem.shape.seq_len as usize, problem.shape.batch as usize);
     let is_all = rows.len() == batch && times.len() == seq_len;
-    let (cut, call) = match is_all {
+    let (sampled, call) = match is_all {
         true => (*problem, call),
-        false => self::cut(problem, call, &rows, &times),
+        false => cut(problem, call, &rows, &times),
     };
-    let truth = call.convert::<f64>().compute(&cut);
-    let tracked = call.convert::<Tracked>().compute(&cut);
-    let yardstick = call.compute(&cut);
+    let truth = call.convert::<f64>().compute(&sampled);
+    let tracked = call.convert::<Tracked>().compute(&sampled);
+    let yardstick = call.compute(&sampled);
     let mut worst: f64 = 0.0;
     for (i, (name, truth)) in truth.iter().enumerate() {
         let tensor = Tensor::f32(&got[name].shape, floats(got, name)?.to_vec());
@@ -172,7 +172,7 @@ mod tests {
         let rows = [0, 4];
         let call = problem.call(&inputs).unwrap();
         let (cut, call) = cut(&problem, call, &rows, &(0..9));
-        let part = call.compute(&cut);
+        let part = call.compute(&sampled);
         for (name, width) in [("output", 4), ("grad_input", 3)] {
             let find = |all: &[(String, Vec<f32>)]| {
                 all.iter()
