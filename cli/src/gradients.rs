@@ -80,6 +80,13 @@ pub struct Row {
     pub error: f64,
 }
 
+/// WGSL's tanh is exact to a fraction of 1, not of a small result, and a state that starts out small and grows
+/// carries that along. A picture is good for three digits.
+const TOLERANCE: Tolerance = Tolerance {
+    factor: 8.0,
+    floor: 1e-3,
+};
+
 const LOSS: &str = "the product of the last hidden state with a fixed random vector of norm 1";
 const CHECKED: &str = "every norm against the f64 reference";
 
@@ -134,14 +141,7 @@ fn judge(network: &Network, sweep: &Sweep<'_>, clip: Option<f32>, norms: Vec<f32
     let yardstick: Vec<f32> = sweep.reference(clip);
     let shape = [norms.len(), 1];
     let name = "grad_norms";
-    let checked = compare(
-        name,
-        &shape,
-        &norms,
-        &truth,
-        &yardstick,
-        Tolerance::GRADIENT,
-    );
+    let checked = compare(name, &shape, &norms, &truth, &yardstick, TOLERANCE);
     let mut row = Row {
         network: network.name,
         op: network.op(),

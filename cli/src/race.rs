@@ -6,13 +6,13 @@ mod course;
 mod crossing;
 mod options;
 mod parallel;
-pub mod picture;
+pub(crate) mod picture;
 mod plot;
 mod recurrence;
 mod report;
 mod table;
 mod windows;
-pub mod words;
+pub(crate) mod words;
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +38,7 @@ use report::{Race, Row, Stop};
 pub use options::Options;
 
 /// Who runs.
-trait Contestant {
+pub trait Contestant {
     fn op(&self) -> &'static str;
 
     /// The power of the length that the time grows with in the end.

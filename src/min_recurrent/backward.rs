@@ -2,6 +2,7 @@
 //! rest.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::plan::Planner;
 use super::{MinRecurrent, MinRecurrentConfig, MinRecurrentShape};
@@ -254,26 +255,31 @@ impl Planner<'_> {
             }
         };
         for segment in sweep.segments() {
-            let count = segment.times.len() as u32;
-            let grad_gates = self.times(("scratch", scratch.grad_gates), rows, &(0..count));
+            let start = segment.times.start;
+            let grad_gates = |times: &Range<u32>| {
+                let times = times.start - start..times.end - start;
+                self.times(("scratch", scratch.grad_gates), rows, &times)
+            };
             let gates = ("reserve", config.reserved(self.shape, layer).gates.start);
-            let grad = self.times(grad_output, hidden, &segment.times);
-            let grad_h_0 = self.state("grad_h_0", layer, given.grad_h_0);
-            let (read, write) = (Access::Read, Access::Write);
-            let slots = vec![
-                Slot::read(self.times(gates, rows, &segment.times), Field::A),
-                Slot::apply(
-                    self.times(output, hidden, &segment.previous),
-                    read,
-                    Field::Output,
-                ),
-                Slot::optional(has_grad.then_some(grad), read, Field::GradOutput),
-                Slot::apply(grad_gates.clone(), write, Field::GradA),
-                Slot::optional(grad_h_0, write, Field::HN),
-            ];
-            if self.lanes() > 0 {
-                sweep.launch(&segment, slots, out);
+            let pieces = sweep.pieces(&segment);
+            for piece in pieces.iter().filter(|_| self.lanes() > 0) {
+                let grad = self.times(grad_output, hidden, &piece.times);
+                let grad_h_0 = self.state("grad_h_0", layer, given.grad_h_0);
+                let (read, write) = (Access::Read, Access::Write);
+                let slots = vec![
+                    Slot::read(self.times(gates, rows, &piece.times), Field::A),
+                    Slot::apply(
+                        self.times(output, hidden, &piece.previous),
+                        read,
+                        Field::Output,
+                    ),
+                    Slot::optional(has_grad.then_some(grad), read, Field::GradOutput),
+                    Slot::apply(grad_gates(&piece.times), write, Field::GradA),
+                    Slot::optional(grad_h_0, write, Field::HN),
+                ];
+                sweep.launch(piece, slots, out);
             }
+            let grad_gates = grad_gates(&segment.times);
             self.weight_gradients(layer, &segment, &grad_gates, scratch, out);
             if layer > 0 || given.grad_input {
                 self.input_gradient(layer, &segment, &grad_gates, scratch, out);

@@ -105,9 +105,9 @@ impl MinRecurrentConfig {
             batch * widest,
             self.chunk_len,
         )?;
-        let each = 4 + tiling.num_dispatches(1);
         let segments = u64::from(shape.seq_len.div_ceil(tiling.segment)).max(1);
-        check_dispatches(segments.saturating_mul(each * u64::from(self.num_layers)))?;
+        let each = 4 * segments + tiling.num_dispatches(shape.seq_len);
+        check_dispatches(each.saturating_mul(self.num_layers.into()))?;
         Ok(Planner {
             config: self,
             capabilities,
@@ -304,35 +304,35 @@ impl Planner<'_> {
         let hidden = config.hidden_size.into();
         let output = self.layer_output(layer, given.reserve, scratch);
         for segment in sweep.segments() {
-            let gates = self.gates(layer, given.reserve, scratch, &segment);
             let input = match layer {
                 0 => ("input", 0),
                 _ => self.layer_output(layer - 1, given.reserve, scratch),
             };
-            self.projection(layer, input, &segment, gates.clone(), out);
-            let slots = vec![
-                Slot::read(gates, Field::A),
-                Slot::optional(h_0.clone(), Access::Read, Field::H0),
-                Slot::apply(
-                    self.times(output, hidden, &segment.times),
-                    Access::Write,
-                    Field::Output,
-                ),
-                Slot::optional(h_n.clone(), Access::Write, Field::HN),
-            ];
-            sweep.launch(&segment, slots, out);
+            // in the scratch there are only the gates of the segment
+            let (gates, start) = match given.reserve {
+                true => (config.reserved(self.shape, layer).gates.start, 0),
+                false => (scratch.gates, segment.times.start),
+            };
+            let name = if given.reserve { "reserve" } else { "scratch" };
+            let gates = |times: &Range<u32>| {
+                let times = times.start - start..times.end - start;
+                self.times((name, gates), config.gate_rows(), &times)
+            };
+            self.projection(layer, input, &segment, gates(&segment.times), out);
+            for piece in sweep.pieces(&segment) {
+                let slots = vec![
+                    Slot::read(gates(&piece.times), Field::A),
+                    Slot::optional(h_0.clone(), Access::Read, Field::H0),
+                    Slot::apply(
+                        self.times(output, hidden, &piece.times),
+                        Access::Write,
+                        Field::Output,
+                    ),
+                    Slot::optional(h_n.clone(), Access::Write, Field::HN),
+                ];
+                sweep.launch(&piece, slots, out);
+            }
         }
-    }
-
-    /// Where the gates of a segment are computed.
-    fn gates(&self, layer: u32, reserve: bool, scratch: &Scratch, segment: &Segment) -> Part {
-        let rows = self.config.gate_rows();
-        if reserve {
-            let gates = self.config.reserved(self.shape, layer).gates;
-            return self.times(("reserve", gates.start), rows, &segment.times);
-        }
-        let count = segment.times.end - segment.times.start;
-        self.times(("scratch", scratch.gates), rows, &(0..count))
     }
 
     /// The gates of all steps of a segment: one product.

@@ -140,7 +140,9 @@ impl ScanConfig {
             scratch: 0,
         };
         let mut dispatches = Vec::new();
-        for segment in sweep.segments().iter().filter(|_| lanes > 0) {
+        let segments = sweep.segments();
+        let pieces = segments.iter().flat_map(|segment| sweep.pieces(segment));
+        for segment in pieces.filter(|_| lanes > 0) {
             let tensor = |name| shape.part(name, &segment.times);
             let grad_output = given.grad_output.then(|| tensor("grad_output"));
             let grad_h_0 = state("grad_h_0", given.grad_h_0);
@@ -154,7 +156,7 @@ impl ScanConfig {
                 Slot::apply(tensor("grad_b"), write, Field::GradB),
                 Slot::optional(grad_h_0, write, Field::HN),
             ];
-            sweep.launch(segment, slots, &mut dispatches);
+            sweep.launch(&segment, slots, &mut dispatches);
         }
         let elements = lanes as f64 * f64::from(shape.seq_len);
         let read = if given.grad_output { 3.0 } else { 2.0 };

@@ -65,7 +65,9 @@ impl ScanConfig {
             scratch: 0,
         };
         let mut dispatches = Vec::new();
-        for segment in sweep.segments().iter().filter(|_| lanes > 0) {
+        let segments = sweep.segments();
+        let pieces = segments.iter().flat_map(|segment| sweep.pieces(segment));
+        for segment in pieces.filter(|_| lanes > 0) {
             let tensor = |name| shape.part(name, &segment.times);
             let slots = vec![
                 Slot::read(tensor("a"), Field::A),
@@ -74,7 +76,7 @@ impl ScanConfig {
                 Slot::apply(tensor("output"), Access::Write, Field::Output),
                 Slot::optional(state("h_n", given.h_n), Access::Write, Field::HN),
             ];
-            sweep.launch(segment, slots, &mut dispatches);
+            sweep.launch(&segment, slots, &mut dispatches);
         }
         let elements = lanes as f64 * f64::from(shape.seq_len);
         Ok(Plan {

@@ -19,6 +19,11 @@ pub(crate) const BACKWARD_STATES: &str = include_str!("../../shaders/scan_backwa
 const STEPS: u32 = 8;
 /// Parts of scratch begin at multiples of this many elements, so that windows into them do not overlap.
 pub(crate) const PART: u64 = 64;
+/// Bytes of a tensor that a launch on a CPU goes through: it runs a few lanes to the end before the next ones, which
+/// then find the rest of the cache lines, and scan_apply what scan_reduce has read, in the cache of a core.
+const CACHE: u64 = 128 << 10;
+/// More would be a long list of launches that do little each.
+const MOST_PIECES: u32 = 4096;
 /// Chunks are no shorter, unless that is forced: each costs a load and a store of its totals.
 const SHORTEST_CHUNK: u32 = 32;
 
@@ -58,8 +63,10 @@ const REVERSE: u32 = 32;
 /// How the steps of a sequence are spread over a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tiling {
-    /// Steps that one launch goes through; a longer sequence takes several.
+    /// Steps of the tensors that are bound, or made, at once.
     pub segment: u32,
+    /// Steps that one launch goes through.
+    piece: u32,
     pub chunk_len: u32,
     pub threads: u32,
 }
@@ -94,21 +101,29 @@ impl Tiling {
             });
         }
         let segment = (steps - 1).clamp(1, u64::from(seq_len).max(1)) as u32;
+        let piece = match capabilities.cpu {
+            true => {
+                let cached = CACHE / per_step / u64::from(STEPS) * u64::from(STEPS);
+                let fewest = u64::from((seq_len / MOST_PIECES).max(STEPS));
+                cached.max(fewest).min(segment.into()) as u32
+            }
+            false => segment,
+        };
         let most_chunks = (allowed / 4 / lanes.max(1)).saturating_sub(2) / 2;
         let chunk_len = match forced_chunk {
             Some(len) => len.max(1),
-            None if lanes >= enough => segment,
+            None if lanes >= enough => piece,
             None => {
                 let chunks = (wanted / lanes.max(1)).max(1) as u32;
-                segment
+                piece
                     .div_ceil(chunks)
                     .max(SHORTEST_CHUNK)
                     .next_multiple_of(STEPS)
             }
         };
-        let chunk_len = chunk_len.clamp(1, segment);
-        if u64::from(segment.div_ceil(chunk_len)) > most_chunks {
-            let chunks = u64::from(segment.div_ceil(chunk_len));
+        let chunk_len = chunk_len.clamp(1, piece);
+        let chunks = u64::from(piece.div_ceil(chunk_len));
+        if chunks > most_chunks {
             let needed = chunks.saturating_mul(8).saturating_mul(lanes);
             return Err(Error::Limit {
                 limit,
@@ -119,6 +134,7 @@ impl Tiling {
         let threads = if capabilities.cpu { 32 } else { 64 };
         Ok(Self {
             segment,
+            piece,
             chunk_len,
             threads,
         })
@@ -137,16 +153,17 @@ impl Tiling {
 
     /// Elements of scratch for `lanes`.
     pub fn scratch_len(self, lanes: u64) -> u64 {
-        (2 + 2 * u64::from(self.chunks(self.segment))) * lanes
+        (2 + 2 * u64::from(self.chunks(self.piece))) * lanes
     }
 
     /// The most launches of a sequence.
     pub fn num_dispatches(self, seq_len: u32) -> u64 {
-        3 * u64::from(seq_len.div_ceil(self.segment)).max(1)
+        let segments = u64::from(seq_len.div_ceil(self.segment)).max(1);
+        3 * (u64::from(seq_len.div_ceil(self.piece)) + segments)
     }
 
     pub fn describe(self) -> String {
-        match self.chunks(self.segment) {
+        match self.chunks(self.piece) {
             1 => "scan, one invocation per lane".into(),
             chunks => format!("scan, {chunks} chunks of {} steps per lane", self.chunk_len),
         }
@@ -262,12 +279,21 @@ impl Sweep<'_> {
         u64::from(self.batch) * u64::from(self.width)
     }
 
-    /// The launches of a sequence; an empty one has a launch too, which hands its state on.
+    /// The segments of a sequence; an empty one has one too, which hands its state on.
     pub fn segments(&self) -> Vec<Segment> {
-        let starts = (0..self.seq_len.max(1)).step_by(self.tiling.segment as usize);
+        self.cut(0..self.seq_len, self.tiling.segment)
+    }
+
+    /// What is launched of a segment.
+    pub fn pieces(&self, segment: &Segment) -> Vec<Segment> {
+        self.cut(segment.steps.clone(), self.tiling.piece)
+    }
+
+    fn cut(&self, steps: Range<u32>, each: u32) -> Vec<Segment> {
+        let starts = (steps.start..steps.end.max(steps.start + 1)).step_by(each as usize);
         starts
             .map(|start| {
-                let end = self.seq_len.min(start.saturating_add(self.tiling.segment));
+                let end = steps.end.min(start.saturating_add(each));
                 let times = match self.reverse {
                     true => self.seq_len - end..self.seq_len - start,
                     false => start..end,
@@ -286,7 +312,7 @@ impl Sweep<'_> {
             .collect()
     }
 
-    /// The launches for one segment. `slots` are all bindings but lengths and scratch, which stand in front of
+    /// The launches for one piece. `slots` are all bindings but lengths and scratch, which stand in front of
     /// the first that is written.
     pub fn launch(&self, segment: &Segment, slots: Vec<Slot>, out: &mut Vec<Dispatch>) {
         let num_steps = segment.steps.end - segment.steps.start;

@@ -122,8 +122,8 @@ impl Panel {
 
     fn axes(&self, canvas: &Canvas<'_>, document: &Document, clipped: bool) -> Result<()> {
         let [low, high] = self.powers;
-        let every = ((high - low) / 9 + 1) as usize;
-        for power in (low..=high).rev().step_by(every) {
+        let every = (high - low) / 9 + 1;
+        for power in (low..=high).filter(|power| power % every == 0) {
             let Some((_, y)) = self.place(1, 10_f64.powi(power)) else {
                 continue;
             };
