@@ -19,8 +19,8 @@ pub mod reference;
 mod scan;
 
 pub use attention::{
-    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Axes, Causal,
-    Layout, Packed, Paged,
+    Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
+    AttentionGiven, AttentionShape, Axes, Causal, Layout, Packed, Paged,
 };
 pub use bound::Bound;
 pub use capabilities::Capabilities;
