@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{AttentionConfig, AttentionGiven, AttentionShape, Causal, GemmConfig, GemmShape};
 use gatefold::{Capabilities, Plan, Variant};
-use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+use gatefold::{Cell, Direction, Given, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape};
 
 /// What each operation runs on a device: one line per operation.
 const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak];
@@ -99,6 +99,7 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                 direction: Direction::Bidirectional,
                 peephole,
                 dropout: 0.5,
+                gradients: true,
                 activations: peephole.then_some([cell.activations(); 2]),
                 clip: Some(1.0),
                 ..Default::default()
@@ -123,9 +124,31 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                             batch,
                             seed: 0,
                         };
-                        all.extend(launches(
-                            config.plan(device, shape, Given::default()).unwrap(),
-                        ));
+                        for reserve in [false, true] {
+                            let given = Given {
+                                reserve,
+                                ..Default::default()
+                            };
+                            all.extend(launches(config.plan(device, shape, given).unwrap()));
+                        }
+                        // more than a binding holds: several chunks
+                        let few = Capabilities {
+                            storage_binding_size: 64 << 10,
+                            ..*device
+                        };
+                        for (device, grad_norms) in [(&few, false), (device, true)] {
+                            let given = RecurrentBackwardGiven {
+                                lengths: true,
+                                grad_input: true,
+                                grad_h_0: true,
+                                parameters: true,
+                                bias: true,
+                                grad_norms,
+                                ..Default::default()
+                            };
+                            let plan = config.plan_backward(device, shape, given);
+                            all.extend(launches(plan.unwrap()));
+                        }
                     }
                 }
             }

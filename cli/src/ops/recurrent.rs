@@ -334,6 +334,7 @@ impl Problem for Recurrent {
                 weight_hh,
                 bias: next(self.bias).zip(next(self.bias)),
                 peephole: next(self.config.peephole),
+                weight_hr: next(self.config.proj_size.is_some()),
             });
         }
         let buffers = RecurrentBackwardBuffers {
