@@ -8,7 +8,8 @@ use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] =
+    &[attention, gemm, recurrent, gradient_clip, peak];
 
 type Launch = (Variant, Dispatch);
 
@@ -155,6 +156,12 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
         }
     }
     all
+}
+
+fn gradient_clip(device: &Capabilities) -> Vec<Launch> {
+    use gatefold::GradientClipConfig::{Norm, Value};
+    let plans = [Norm(1.0), Value(1.0)].map(|clip| clip.plan(device, &[5, 70_000]).unwrap());
+    plans.into_iter().flat_map(launches).collect()
 }
 
 fn peak(_: &Capabilities) -> Vec<Launch> {

@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::RecurrentBackwardGiven;
 use super::tile::Tile;
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
+use crate::gradient_clip::NORM_PAIR;
 use crate::kernel::{
     Access, COMMON, Constant, Dispatch, Kernel, MAX_STEPS, Operand, fold_grid, params,
 };
@@ -96,6 +97,7 @@ const NORMS: Kernel = Kernel {
     enables: &[],
     parts: Cow::Borrowed(&[
         COMMON,
+        NORM_PAIR,
         include_str!("../../../shaders/recurrent_backward_norms.wgsl"),
     ]),
     params: NormParams::FIELDS,
