@@ -38,6 +38,7 @@ params! {
         piece_steps: u32,
         grad_output_time: u32,
         clip: f32,
+        truncate: u32,
         flags: u32,
         activations: u32,
         weights_direction: u32,
@@ -539,6 +540,7 @@ impl Planner<'_> {
             piece_steps: piece.steps.end - piece.steps.start,
             grad_output_time: times.start,
             clip: config.clip.unwrap_or(f32::MAX),
+            truncate: config.truncate.unwrap_or(u32::MAX),
             flags: flags
                 .into_iter()
                 .filter_map(|(given, flag)| given.then_some(flag))
