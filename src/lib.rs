@@ -9,6 +9,7 @@ mod element;
 mod error;
 mod gemm;
 mod gpu;
+mod gradient_clip;
 pub mod kernel;
 mod min_recurrent;
 pub mod peak;
@@ -29,6 +30,7 @@ pub use element::ElementType;
 pub use error::Error;
 pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
+pub use gradient_clip::{GradientClip, GradientClipBuffers, GradientClipConfig};
 pub use min_recurrent::{
     Candidate, MinCell, MinRecurrent, MinRecurrentBackwardBuffers, MinRecurrentBackwardGiven,
     MinRecurrentBuffers, MinRecurrentConfig, MinRecurrentGiven, MinRecurrentShape,

@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod compare;
 pub mod gemm;
+pub mod gradient_clip;
 pub mod min_recurrent;
 pub mod recurrent;
 pub mod scan;

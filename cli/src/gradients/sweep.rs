@@ -151,6 +151,7 @@ impl<'a> Sweep<'a> {
             seed: 0,
             activations: None,
             clip: None,
+            truncate: None,
             seq_len,
             batch: 1,
         }

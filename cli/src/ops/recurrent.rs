@@ -135,6 +135,7 @@ impl Recurrent {
             seed: shape.seed,
             activations: config.activations,
             clip: config.clip,
+            truncate: config.truncate.map(|steps| steps as usize),
             seq_len: shape.seq_len as usize,
             batch: shape.batch as usize,
         }
@@ -334,6 +335,7 @@ impl Problem for Recurrent {
                 weight_hh,
                 bias: next(self.bias).zip(next(self.bias)),
                 peephole: next(self.config.peephole),
+                weight_hr: next(self.config.proj_size.is_some()),
             });
         }
         let buffers = RecurrentBackwardBuffers {

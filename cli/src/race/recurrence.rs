@@ -69,6 +69,7 @@ fn problem(cell: Cell, width: usize, seq_len: usize) -> Problem {
         seed: 0,
         activations: None,
         clip: None,
+        truncate: None,
         seq_len,
         batch: 1,
     }
