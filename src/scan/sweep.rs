@@ -84,7 +84,7 @@ impl Tiling {
         forced_chunk: Option<u32>,
     ) -> Result<Self, Error> {
         let (enough, wanted) = match capabilities.cpu {
-            true => (128, 512),
+            true => (64, 512),
             false => (1 << 15, 1 << 16),
         };
         let limit = "max_storage_buffer_binding_size";

@@ -11,7 +11,7 @@ use gatefold::{
     MinRecurrentConfig, MinRecurrentGiven, MinRecurrentShape, MinRecurrentWeights, Variant, wgpu,
 };
 
-use super::{Output, Random, bits, gpu, guises};
+use super::{Output, Random, bits, shared_guises};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
@@ -282,8 +282,8 @@ pub fn ways(guises: &[Gpu], case: &Case) -> Vec<(Gpu, Variant, String)> {
 
 /// Compares every guise and variant of the device with the reference.
 pub fn check(case: Case) {
-    if let Some(gpu) = gpu() {
-        check_on(&guises(gpu), case);
+    if let Some(guises) = shared_guises() {
+        check_on(guises, case);
     }
 }
 

@@ -51,6 +51,13 @@ pub fn guises(gpu: &Gpu) -> Vec<Gpu> {
     guises
 }
 
+/// The guises of the device of this test binary, made once: what one test has compiled serves the others.
+pub fn shared_guises() -> Option<&'static [Gpu]> {
+    static GUISES: OnceLock<Vec<Gpu>> = OnceLock::new();
+    let gpu = gpu()?;
+    Some(GUISES.get_or_init(|| guises(gpu)))
+}
+
 /// SplitMix64 (Steele, Lea and Flood 2014): small, and the same everywhere.
 pub struct Random(u64);
 

@@ -10,7 +10,7 @@ use gatefold::{
     Gpu, Scan, ScanBackwardBuffers, ScanBuffers, ScanConfig, ScanGiven, ScanShape, wgpu,
 };
 
-use super::{Output, Random, bits, gpu, guises};
+use super::{Output, Random, bits, shared_guises};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
@@ -178,8 +178,8 @@ pub fn ways(guises: &[Gpu], case: &Case) -> Vec<(Gpu, String)> {
 
 /// Compares every guise of the device with the reference.
 pub fn check(case: Case) {
-    if let Some(gpu) = gpu() {
-        check_on(&guises(gpu), case);
+    if let Some(guises) = shared_guises() {
+        check_on(guises, case);
     }
 }
 

@@ -3,8 +3,9 @@
 use gatefold::reference::compare::{Difference, Tolerance, compare};
 use gatefold::reference::{Real, attention as reference, convert, gemm::gemm};
 use gatefold::{
-    Attention as Operation, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape,
-    Bound, Causal, Gemm, GemmBuffers, GemmConfig, GemmShape, Layout, Plan, wgpu,
+    Attention as Operation, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers,
+    AttentionConfig, AttentionGiven, AttentionShape, Bound, Causal, Gemm, GemmBuffers, GemmConfig,
+    GemmShape, Layout, Plan, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -47,8 +48,12 @@ impl Linear {
             products.fold(R::ZERO, |sum, product| sum + product)
         };
         let rows = grad.chunks_exact(width);
-        rows.flat_map(|grad| weight.chunks_exact(width).map(move |weight| dot(grad, weight)))
-            .collect()
+        rows.flat_map(|grad| {
+            weight
+                .chunks_exact(width)
+                .map(move |weight| dot(grad, weight))
+        })
+        .collect()
     }
 
     fn expected<R: Real>(&self, width: usize, input: &[R]) -> Vec<R> {
@@ -332,7 +337,7 @@ impl Attention {
         };
         let (keys, values) = &known.keys_and_values[sequence];
         let problem = reference::Problem {
-            causal: Some(first as i64),
+            causal: Causal::BottomRight,
             ..reference::Problem::plain(1, heads, heads, count, seq_len, dim, dim)
         };
         let gradients = reference::backward(
@@ -502,13 +507,15 @@ impl Contestant for Attention {
         };
         let forward = self.operation.plan(shape, given)?;
         let kernel = forward.describe.clone();
-        let backward = self.operation.plan_backward(shape, AttentionBackwardGiven::default())?;
+        let backward = self
+            .operation
+            .plan_backward(shape, AttentionBackwardGiven::default())?;
         products.plans.extend([forward, backward]);
         products.bounds.push(self.operation.bind(shape, buffers)?);
         products.forward(&attended, &self.outer_weights, &output)?;
 
-        let grad_weights = (0..4)
-            .map(|_| gpu.zeros("gradients of the weights", weight_gradient_size(width)));
+        let grad_weights =
+            (0..4).map(|_| gpu.zeros("gradients of the weights", weight_gradient_size(width)));
         let grad_weights: Vec<_> = grad_weights.collect::<Result<_, _>>()?;
         let grad_attended = tensor()?;
         let tensors = [&attended, &course.grad_output, &ones];
@@ -525,7 +532,9 @@ impl Contestant for Attention {
             grad_bias: None,
             grad_sinks: None,
         };
-        products.bounds.push(self.operation.bind_backward(shape, buffers)?);
+        products
+            .bounds
+            .push(self.operation.bind_backward(shape, buffers)?);
         let grad_input = course.output(seq_len)?;
         for (i, weights) in inner.iter().enumerate() {
             let tensors = [&course.input, &gradients[i], &ones];
@@ -570,7 +579,14 @@ impl Contestant for Attention {
         }
         let shape = [judged.len(), seq_len - first, course.width as usize];
         let tolerance = Tolerance::GRADIENT;
-        let agreement = compare("grad_input", &shape, &sampled, &truth, &yardstick, tolerance);
+        let agreement = compare(
+            "grad_input",
+            &shape,
+            &sampled,
+            &truth,
+            &yardstick,
+            tolerance,
+        );
         agreement.map(|agreement| agreement.error)
     }
 }

@@ -142,7 +142,7 @@ fn end_labels(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
         if Some(length) != longest {
             (time, size) = (format!("{time} at {length}"), 23);
         }
-        canvas.text(&time, (x + 166, y), Ink::plain(size, COLORS[i]))?;
+        canvas.text(&time, (x + 174, y), Ink::plain(size, COLORS[i]))?;
     }
     Ok(())
 }

@@ -237,6 +237,7 @@ impl Contestant for Recurrence {
             weight_hh: weight_hh.slice(..),
             bias: Some((bias_ih.slice(..), bias_hh.slice(..))),
             peephole: None,
+            weight_hr: None,
         }];
         let output = course.output(seq_len)?;
         let grad_input = course.output(seq_len)?;
