@@ -221,6 +221,7 @@ impl RecurrentConfig {
             ..Default::default()
         };
         self.check(shape, &forward)?;
+        self.check_reserve(shape)?;
         if self.truncate == Some(0) {
             return Err(Error::shape("truncate", 0, "at least 1 step"));
         }
