@@ -445,7 +445,7 @@ proptest! {
 }
 
 fn check_planned(
-    plan: Result<gatefold::Plan, Error>,
+    plan: Result<Plan, Error>,
     device: &Capabilities,
 ) -> Result<(), TestCaseError> {
     match plan {

@@ -74,6 +74,15 @@ impl MinRecurrentConfig {
         }
     }
 
+    /// Elements of the largest layer in the packed weights.
+    pub(super) fn largest_packed_layer(&self) -> u64 {
+        let len = |layer| {
+            let packed = self.packed(layer);
+            packed.end - packed.transposed.start
+        };
+        len(0).max(len(self.num_layers.min(2) - 1))
+    }
+
     /// Bytes of the packed weights.
     pub fn packed_size(&self) -> u64 {
         match self.num_layers.checked_sub(1) {

@@ -105,6 +105,16 @@ impl MinRecurrentConfig {
             batch * widest,
             self.chunk_len,
         )?;
+        let allowed = capabilities.storage_binding_size.min(1 << 31);
+        let needed = 4 * self.largest_packed_layer();
+        if needed > allowed {
+            let limit = "max_storage_buffer_binding_size";
+            return Err(Error::Limit {
+                limit,
+                needed,
+                allowed,
+            });
+        }
         let segments = u64::from(shape.seq_len.div_ceil(tiling.segment)).max(1);
         let each = 4 * segments + tiling.num_dispatches(shape.seq_len);
         check_dispatches(each.saturating_mul(self.num_layers.into()))?;
