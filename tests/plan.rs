@@ -444,10 +444,7 @@ proptest! {
     }
 }
 
-fn check_planned(
-    plan: Result<Plan, Error>,
-    device: &Capabilities,
-) -> Result<(), TestCaseError> {
+fn check_planned(plan: Result<Plan, Error>, device: &Capabilities) -> Result<(), TestCaseError> {
     match plan {
         Ok(plan) => check_launches(&plan, device),
         Err(Error::Shape { .. } | Error::Limit { .. }) => Ok(()),

@@ -119,14 +119,6 @@ pub struct Run {
 }
 
 impl BenchCommon {
-    /// For an operation that has neither gradients nor half storage.
-    pub fn only_f32_forward(&self) -> Result<(), Error> {
-        if self.grad {
-            return Err(Error::not_yet("--grad"));
-        }
-        self.only_f32()
-    }
-
     /// For an operation that has no half storage.
     pub fn only_f32(&self) -> Result<(), Error> {
         match self.dtype {

@@ -509,8 +509,8 @@ fn tensors_of_the_minimal_recurrences_that_do_not_fit_are_named() {
         ),
         ("scan", plain(), &[], "input: unknown tensor"),
     ] {
-        let (done, results) = super::Folder::new().run(op, &tensors, options);
-        let error = super::text(&done.stderr);
+        let (done, results) = Folder::new().run(op, &tensors, options);
+        let error = text(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{says}: {error}");
         assert!(error.contains(says) && results.is_none(), "{says}: {error}");
     }

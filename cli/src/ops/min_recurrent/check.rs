@@ -172,7 +172,7 @@ mod tests {
         let rows = [0, 4];
         let call = problem.call(&inputs).unwrap();
         let (cut, call) = cut(&problem, call, &rows, &(0..9));
-        let part = call.compute(&sampled);
+        let part = call.compute(&cut);
         for (name, width) in [("output", 4), ("grad_input", 3)] {
             let find = |all: &[(String, Vec<f32>)]| {
                 all.iter()
