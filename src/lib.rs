@@ -18,8 +18,8 @@ pub mod reference;
 
 pub use attention::{
     Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
-    AttentionGiven, AttentionShape, AttentionWeightsBuffers, Axes, Causal, Chosen, Layout, Packed,
-    Paged,
+    AttentionGiven, AttentionMerge, AttentionMergeBuffers, AttentionShape, AttentionWeightsBuffers,
+    Axes, Causal, Chosen, Layout, Packed, Paged,
 };
 pub use bound::Bound;
 pub use capabilities::Capabilities;

@@ -99,7 +99,7 @@ params! {
 const HAS_LENGTHS: u32 = 1;
 const IS_PACKED: u32 = 2;
 const BOTTOM_RIGHT: u32 = 4;
-const WRITE_LOG_SUM_EXP: u32 = 8;
+pub(super) const WRITE_LOG_SUM_EXP: u32 = 8;
 const HAS_SINKS: u32 = 16;
 
 /// Beyond it ALiBi's distances are not exact in f32 anyway.

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
-use gatefold::{AttentionConfig, AttentionGiven, AttentionShape, Causal, GemmConfig, GemmShape};
+use gatefold::{AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Causal};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+use gatefold::{Chosen, ElementType, GemmConfig, GemmShape};
 
 /// What each operation runs on a device: one line per operation.
 const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak];
@@ -19,7 +20,7 @@ fn launches(plan: Plan) -> impl Iterator<Item = Launch> {
 }
 
 fn attention(device: &Capabilities) -> Vec<Launch> {
-    const DIMS: [(u32, u32); 11] = [
+    const DIMS: [(u32, u32); 12] = [
         (1, 1),
         (7, 13),
         (16, 16),
@@ -31,26 +32,74 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
         (128, 128),
         (192, 128),
         (256, 256),
+        (512, 512),
     ];
+    let shape = AttentionShape::new(2, 6, 2, 65, 129);
+    let decode = AttentionShape::new(1, 6, 2, 1, 2000);
     let mut all = Vec::new();
     for (head_dim, value_dim) in DIMS {
-        for causal in [Causal::No, Causal::TopLeft] {
-            for variant in AttentionConfig::default().variants(device) {
+        let plain = AttentionConfig {
+            head_dim,
+            value_dim: Some(value_dim),
+            ..Default::default()
+        };
+        for config in with_options(plain, (head_dim, value_dim) == (16, 16)) {
+            for variant in config.variants(device) {
                 let config = AttentionConfig {
-                    head_dim,
-                    value_dim: Some(value_dim),
-                    causal,
                     variant: Some(variant),
-                    ..Default::default()
+                    ..config
                 };
-                let shape = AttentionShape::new(2, 6, 2, 65, 129);
-                all.extend(launches(
-                    config
-                        .plan(device, shape, AttentionGiven::default())
-                        .unwrap(),
-                ));
+                let given = AttentionGiven {
+                    kv_lengths: config.alibi,
+                    log_sum_exp: true,
+                };
+                all.extend(launches(config.plan(device, shape, given).unwrap()));
+                if head_dim == 16 {
+                    all.extend(launches(config.plan(device, decode, given).unwrap()));
+                }
             }
+            let given = AttentionBackwardGiven {
+                kv_lengths: config.alibi,
+                grad_bias: config.bias.is_some(),
+                grad_sinks: config.sinks,
+            };
+            // they need nothing of a subgroup, whatever the variant of the forward pass
+            let backward = config.plan_backward(device, shape, given).unwrap();
+            let portable = |dispatch| (Variant::Portable, dispatch);
+            all.extend(backward.dispatches.into_iter().map(portable));
+            let weights = config.plan_weights(device, shape, Chosen::all(&shape), config.alibi);
+            all.extend(launches(weights.unwrap()));
         }
+    }
+    all
+}
+
+/// The configuration with causal mask and without, and if asked for with everything else that makes a kernel.
+fn with_options(plain: AttentionConfig, options: bool) -> Vec<AttentionConfig> {
+    let causal = AttentionConfig {
+        causal: Causal::TopLeft,
+        ..plain
+    };
+    let mut all = vec![plain, causal];
+    if options {
+        all.extend(
+            [ElementType::F16, ElementType::Bf16].map(|element| AttentionConfig {
+                element,
+                bias: Some(element),
+                ..plain
+            }),
+        );
+        all.push(AttentionConfig {
+            causal: Causal::BottomRight,
+            window_left: Some(30),
+            softcap: Some(2.0),
+            dropout: Some(0.1),
+            bias: Some(ElementType::F32),
+            mask: true,
+            alibi: true,
+            sinks: true,
+            ..plain
+        });
     }
     all
 }
