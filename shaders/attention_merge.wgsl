@@ -1,11 +1,12 @@
 // attention_merge: the result of attention over all keys from results over parts of them.
-//     log_sum_exp = ln sum_p exp(log_sum_exp_p);  output = sum_p exp(log_sum_exp_p - log_sum_exp) output_p
+//     log_sum_exp = ln sum_p exp(log_sum_exp_p)
+//     output = sum_p exp(log_sum_exp_p - log_sum_exp) output_p
 // in the order of the parts. A part without keys (log_sum_exp -infinity) counts nothing.
 // Source: Dao et al. 2023 (Flash-Decoding); Milakov & Gimelshein 2018.
 //
 // Layout      parts [NUM_PARTS, rows, dim] and parts_log_sum_exp [NUM_PARTS, rows], or with
 //             TWO_TENSORS the first part there and the other in second and second_log_sum_exp;
-//             output row r at output_first + r / rows_of_head ... by strides; log_sum_exp [rows]
+//             output by its strides; log_sum_exp [rows]
 // Grid        one invocation per element of output, folded to two dimensions
 // Workgroup   64 invocations
 // Memory      none
