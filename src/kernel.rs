@@ -11,7 +11,7 @@ use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
-use crate::Error;
+use crate::{ElementType, Error};
 
 /// Stands before the text of every kernel: bounded activations, the mask sentinel.
 pub const COMMON: &str = include_str!("../shaders/common.wgsl");
@@ -98,12 +98,18 @@ impl Operand {
     /// The elements `range` of an f32 tensor, widened downwards to an aligned start. The second value
     /// is how many elements the start was moved: the kernel adds it to its indices.
     pub fn elements(name: &'static str, range: Range<u64>) -> (Self, u32) {
-        let start = range.start * 4 / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
-        let skipped = (range.start * 4 - start) / 4;
+        Self::typed(name, range, ElementType::F32)
+    }
+
+    /// [`elements`](Self::elements) of another type; the end is widened to a whole word.
+    pub fn typed(name: &'static str, range: Range<u64>, element: ElementType) -> (Self, u32) {
+        let size = element.size();
+        let start = range.start * size / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
+        let skipped = (range.start * size - start) / size;
         (
             Self::Slice {
                 name,
-                window: start..range.end * 4,
+                window: start..(range.end * size).next_multiple_of(4),
             },
             skipped as u32,
         )
@@ -283,7 +289,7 @@ macro_rules! params {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-        $vis struct $name { $($field: $type,)* }
+        $vis struct $name { $($vis $field: $type,)* }
 
         impl $name {
             pub const FIELDS: &'static [(&'static str, &'static str)] =

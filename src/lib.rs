@@ -16,7 +16,10 @@ mod plan;
 mod recurrent;
 pub mod reference;
 
-pub use attention::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Causal, Layout};
+pub use attention::{
+    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Axes, Causal,
+    Layout, Packed, Paged,
+};
 pub use bound::Bound;
 pub use capabilities::Capabilities;
 pub use context::{Checks, Context};

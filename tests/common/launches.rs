@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
-use gatefold::{AttentionConfig, AttentionShape, Causal, GemmConfig, GemmShape};
+use gatefold::{AttentionConfig, AttentionGiven, AttentionShape, Causal, GemmConfig, GemmShape};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
 
@@ -44,7 +44,11 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
                     ..Default::default()
                 };
                 let shape = AttentionShape::new(2, 6, 2, 65, 129);
-                all.extend(launches(config.plan(device, shape, true).unwrap()));
+                all.extend(launches(
+                    config
+                        .plan(device, shape, AttentionGiven::default())
+                        .unwrap(),
+                ));
             }
         }
     }
