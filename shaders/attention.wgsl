@@ -175,8 +175,10 @@ fn attention(
                     staged = value_vector(value_row(tile, k), 4u * (i % VALUE_PITCH));
                 }
                 wg_stage[i] = staged;
-                if (MASKS_PAIRS && is_nonfinite(staged)) {
-                    atomicStore(&wg_nonfinite, 1u);
+                if (MASKS_PAIRS) {
+                    if (is_nonfinite(staged)) {
+                        atomicStore(&wg_nonfinite, 1u);
+                    }
                 }
             }
             // wg_stage, wg_weights and wg_nonfinite are visible

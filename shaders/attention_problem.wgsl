@@ -17,7 +17,8 @@
 //                  slopes, sinks, starts of packed sequences, pages, the mask's bits and classes
 
 struct Params {
-    // of this dispatch: heads, and the numbers of its first batch row and head among all
+    // of this dispatch: batch rows and heads, and the numbers of the first among all
+    num_batches: u32,
     num_heads: u32,
     batch_first: u32,
     head_first: u32,
@@ -92,7 +93,10 @@ struct Params {
     classes_batch: u32,
     classes_head: u32,
     classes_query: u32,
+    // of the backward kernels
     statistics_at: u32,
+    gradient_first: u32,
+    second_gradient_first: u32,
 }
 
 const HAS_LENGTHS: u32 = 1u;
@@ -134,6 +138,8 @@ struct Tile {
     // words of aux
     mask: u32,
     classes: u32,
+    // number of query row 0 among the rows of all batch rows and heads
+    statistics: u32,
 }
 
 // the head of its group that a row belongs to, and its query
@@ -243,5 +249,7 @@ fn head_tile(batch: u32, head: u32) -> Tile {
     tile.mask = params.mask_at + tile.batch * params.mask_batch + tile.head * params.mask_head;
     tile.classes = params.classes_at + tile.batch * params.classes_batch
         + tile.head * params.classes_head;
+    tile.statistics = tile.batch * params.log_sum_exp_batch
+        + tile.head * params.log_sum_exp_head + query_start;
     return tile;
 }

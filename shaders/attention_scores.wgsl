@@ -99,9 +99,7 @@ fn scores(tile: Tile, pairs: Pairs, product: vec4<f32>, block: u32) -> vec4<f32>
             score[e] -= LOG2_E * slope_of(tile, row) * abs(f32(distance));
         }
         if (MASK) {
-            if (block == CLASS_SOME) {
-                allowed[e] = allowed[e] && !is_masked(tile, row, key);
-            }
+            allowed[e] = allowed[e] && (block == CLASS_ALL || !is_masked(tile, row, key));
         }
     }
     return select(vec4<f32>(MASKED), score, allowed);

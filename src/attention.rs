@@ -28,11 +28,14 @@
 //!
 //! Source: Dao et al. 2022, *FlashAttention*; Rabe and Staats 2021; Milakov and Gimelshein 2018.
 
+mod backward;
 mod gathered;
 mod plan;
 mod problem;
 mod tensors;
 mod tile;
+
+pub use backward::{AttentionBackwardBuffers, AttentionBackwardGiven};
 
 use crate::{Bound, Context, ElementType, Error, Plan, Variant};
 

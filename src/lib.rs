@@ -17,8 +17,8 @@ mod recurrent;
 pub mod reference;
 
 pub use attention::{
-    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Axes, Causal,
-    Layout, Packed, Paged,
+    Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
+    AttentionGiven, AttentionShape, Axes, Causal, Layout, Packed, Paged,
 };
 pub use bound::Bound;
 pub use capabilities::Capabilities;

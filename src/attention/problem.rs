@@ -17,6 +17,7 @@ const UNIFORM: &str = include_str!("../../shaders/attention_uniform.wgsl");
 
 params! {
     pub(super) struct Params {
+        num_batches: u32,
         num_heads: u32,
         batch_first: u32,
         head_first: u32,
@@ -86,6 +87,8 @@ params! {
         classes_head: u32,
         classes_query: u32,
         statistics_at: u32,
+        gradient_first: u32,
+        second_gradient_first: u32,
     }
 }
 
@@ -172,6 +175,7 @@ impl Problem<'_> {
         let paged = shape.paged.unwrap_or_default();
         let mask = &gathered.mask;
         let params = Params {
+            num_batches: (chunk.0.end - chunk.0.start) as u32,
             num_heads: (heads.end - heads.start) as u32,
             batch_first: chunk.0.start as u32,
             head_first: heads.start as u32,

@@ -47,6 +47,15 @@ impl Tensor {
         }
     }
 
+    /// Another tensor of the same shape and strides, f32.
+    pub fn gradient(self, name: &'static str) -> Self {
+        Self {
+            name,
+            element: ElementType::F32,
+            ..self
+        }
+    }
+
     /// One tensor that all batch rows share, at places of their own that only the device knows.
     fn shared(self) -> Self {
         Self { batch: 0, ..self }
