@@ -97,6 +97,11 @@ struct Params {
     statistics_at: u32,
     gradient_first: u32,
     second_gradient_first: u32,
+    // of attention_weights.wgsl
+    chosen_head_first: u32,
+    chosen_heads: u32,
+    chosen_row_first: u32,
+    chosen_rows: u32,
 }
 
 const HAS_LENGTHS: u32 = 1u;

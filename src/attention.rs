@@ -34,8 +34,10 @@ mod plan;
 mod problem;
 mod tensors;
 mod tile;
+mod weights;
 
 pub use backward::{AttentionBackwardBuffers, AttentionBackwardGiven};
+pub use weights::{AttentionWeightsBuffers, Chosen};
 
 use crate::{Bound, Context, ElementType, Error, Plan, Variant};
 

@@ -18,7 +18,8 @@ pub mod reference;
 
 pub use attention::{
     Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
-    AttentionGiven, AttentionShape, Axes, Causal, Layout, Packed, Paged,
+    AttentionGiven, AttentionShape, AttentionWeightsBuffers, Axes, Causal, Chosen, Layout, Packed,
+    Paged,
 };
 pub use bound::Bound;
 pub use capabilities::Capabilities;

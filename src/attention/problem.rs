@@ -89,6 +89,10 @@ params! {
         statistics_at: u32,
         gradient_first: u32,
         second_gradient_first: u32,
+        chosen_head_first: u32,
+        chosen_heads: u32,
+        chosen_row_first: u32,
+        chosen_rows: u32,
     }
 }
 
