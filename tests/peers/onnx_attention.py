@@ -4,7 +4,7 @@
     python tests/peers/onnx_attention.py target/release/gatefold [--filter NAME] [-- --reference]
 
 Needs `pip install onnx numpy safetensors` (onnx 1.23: 93 cases). What follows `--` goes to the program. Exit code 1 if
-a case fails. How ONNX's words become the program's:
+a case fails. GATEFOLD_RUNNER goes in front of the program, as in its tests. How ONNX's words become the program's:
 
     Q, K, V of rank 3          split into heads, and the output joined again
     past_key, past_value       put in front of K and V; is_causal then has the offset past_len
@@ -21,6 +21,7 @@ present_key and present_value are K and V with the past in front: nothing that i
 
 import argparse
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -125,7 +126,8 @@ class Call:
             source, target = (Path(folder) / f"{name}.safetensors" for name in ("in", "out"))
             source.write_bytes(stored(self.tensors))
             options = [f"--{name}={value}" for name, value in self.options.items()]
-            command = [program, "run", "attention", "--input", source, "--output", target, "--weights"]
+            runner = os.environ.get("GATEFOLD_RUNNER", "").split()
+            command = [*runner, program, "run", "attention", "--input", source, "--output", target, "--weights"]
             done = subprocess.run([*command, *options, *extra], capture_output=True, text=True, timeout=300)
             if done.returncode != 0:
                 raise RuntimeError(f"exit {done.returncode}: {done.stderr.strip()}")
