@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
+use gatefold::{
+    AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape, ElementType,
+};
 use gatefold::{AttentionConfig, AttentionShape, Causal, GemmConfig, GemmShape};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[additive_attention, attention, gemm, recurrent, peak];
 
 type Launch = (Variant, Dispatch);
 
@@ -16,6 +19,29 @@ fn launches(plan: Plan) -> impl Iterator<Item = Launch> {
     plan.dispatches
         .into_iter()
         .map(move |dispatch| (plan.variant, dispatch))
+}
+
+fn additive_attention(device: &Capabilities) -> Vec<Launch> {
+    let plain = AdditiveAttentionShape::new(2, 65, 129);
+    let masked = plain.with_mask(AdditiveAttentionMask::FULL);
+    let mut all = Vec::new();
+    for (dim, value_dim) in [(1, 1), (7, 13), (64, 64), (100, 300)] {
+        for &element in ElementType::ALL {
+            for shape in [plain, masked, plain.with_kv_lengths(), masked.with_kv_lengths()] {
+                for variant in AdditiveAttentionConfig::default().variants(device) {
+                    let config = AdditiveAttentionConfig {
+                        dim,
+                        value_dim: Some(value_dim),
+                        element,
+                        variant: Some(variant),
+                    };
+                    all.extend(launches(config.plan(device, shape, true, true).unwrap()));
+                    all.extend(launches(config.plan_backward(device, shape).unwrap()));
+                }
+            }
+        }
+    }
+    all
 }
 
 fn attention(device: &Capabilities) -> Vec<Launch> {
