@@ -61,19 +61,12 @@ impl Named {
         }
     }
 
-    fn problem(&self) -> reference::Problem {
-        let [batch, num_heads, num_kv_heads, q_len, kv_len] = self.shape.map(|len| len as usize);
+    fn problem(&self) -> reference::Problem<'static> {
+        let [batch, heads, kv_heads, q_len, kv_len] = self.shape.map(|len| len as usize);
         let head_dim = self.head_dim as usize;
         reference::Problem {
-            batch,
-            num_heads,
-            num_kv_heads,
-            q_len,
-            kv_len,
-            head_dim,
-            value_dim: head_dim,
-            scale: f64::from(self.head_dim).sqrt().recip(),
-            causal: self.causal.offset(self.shape[3], self.shape[4]),
+            causal: self.causal,
+            ..reference::Problem::plain(batch, heads, kv_heads, q_len, kv_len, head_dim, head_dim)
         }
     }
 

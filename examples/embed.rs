@@ -68,20 +68,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let got = receiver.recv()??;
 
     // the same on the CPU, in f64
+    let [heads, tokens, dim] = [HEADS, TOKENS, HEAD_DIM].map(|len| len as usize);
     let problem = |causal| Problem {
-        batch: 1,
-        num_heads: HEADS as usize,
-        num_kv_heads: HEADS as usize,
-        q_len: TOKENS as usize,
-        kv_len: TOKENS as usize,
-        head_dim: HEAD_DIM as usize,
-        value_dim: HEAD_DIM as usize,
-        scale: f64::from(HEAD_DIM).sqrt().recip(),
         causal,
+        ..Problem::plain(1, heads, heads, tokens, tokens, dim, dim)
     };
     let [q, k, v, ek, ev] = inputs.map(|input| gatefold::reference::convert::<f64>(&input));
-    let middle = attention(&problem(Some(0)), &q, &k, &v).output;
-    let want = attention(&problem(None), &middle, &ek, &ev).output;
+    let middle = attention(&problem(causal), &q, &k, &v).output;
+    let want = attention(&problem(Causal::No), &middle, &ek, &ev).output;
     let errors = got
         .iter()
         .zip(&want)

@@ -40,10 +40,13 @@ impl Golden {
         let tensors = tensors.into_iter().map(|(name, tensor)| {
             let data = tensor.data();
             let f32s = |x: &[u8]| f64::from(f32::from_le_bytes(x.try_into().unwrap()));
+            let i32s = |x: &[u8]| f64::from(i32::from_le_bytes(x.try_into().unwrap()));
             let f64s = |x: &[u8]| f64::from_le_bytes(x.try_into().unwrap());
             let values = match tensor.dtype() {
                 Dtype::F32 => data.chunks_exact(4).map(f32s).collect(),
                 Dtype::F64 => data.chunks_exact(8).map(f64s).collect(),
+                Dtype::I32 => data.chunks_exact(4).map(i32s).collect(),
+                Dtype::BOOL => data.iter().map(|&x| x.into()).collect(),
                 dtype => panic!("{name} is {dtype:?}"),
             };
             (name, (tensor.shape().to_vec(), values))
@@ -57,6 +60,11 @@ impl Golden {
 
     fn option(&self, key: &str) -> Option<&str> {
         self.options.get(key).map(String::as_str)
+    }
+
+    fn number<N: std::str::FromStr>(&self, key: &str) -> Option<N> {
+        let number = self.option(key)?.parse().ok();
+        Some(number.unwrap_or_else(|| panic!("{}: {key}", self.name)))
     }
 
     fn shape<const N: usize>(&self, tensor: &str) -> [usize; N] {
@@ -87,14 +95,7 @@ fn attention() {
     for golden in Golden::of("attention") {
         let [batch, num_heads, q_len, head_dim] = golden.shape("query");
         let [_, num_kv_heads, kv_len, value_dim] = golden.shape("value");
-        let causal = match golden.option("causal") {
-            None => Causal::No,
-            Some("top-left") => Causal::TopLeft,
-            Some("bottom-right") => Causal::BottomRight,
-            Some(offset) => Causal::Offset(offset.parse().unwrap()),
-        };
-        let scale = golden.option("scale").map(|scale| scale.parse().unwrap());
-        let problem = reference::Problem {
+        let plain = reference::Problem::plain(
             batch,
             num_heads,
             num_kv_heads,
@@ -102,8 +103,49 @@ fn attention() {
             kv_len,
             head_dim,
             value_dim,
-            scale: scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip()),
-            causal: causal.offset(q_len as u32, kv_len as u32),
+        );
+        let f32s = |tensor: &str| -> Option<Vec<f32>> {
+            let (_, values) = golden.tensors.get(tensor)?;
+            Some(values.iter().map(|&x| x as f32).collect())
+        };
+        let [bias, slopes, sinks] = ["bias", "alibi_slopes", "sinks"].map(f32s);
+        let mask: Option<Vec<bool>> = golden
+            .tensors
+            .get("mask")
+            .map(|(_, values)| values.iter().map(|&x| x != 0.0).collect());
+        let lengths: Option<Vec<u32>> = golden
+            .tensors
+            .get("kv_lengths")
+            .map(|(_, values)| values.iter().map(|&x| x as u32).collect());
+        let problem = reference::Problem {
+            scale: golden.number("scale").unwrap_or(plain.scale),
+            softcap: golden.number("softcap"),
+            causal: match golden.option("causal") {
+                None => Causal::No,
+                Some("top-left") => Causal::TopLeft,
+                Some("bottom-right") => Causal::BottomRight,
+                Some(offset) => Causal::Offset(offset.parse().unwrap()),
+            },
+            window_left: golden.number("window_left"),
+            window_right: golden.number("window_right"),
+            dropout: golden
+                .number("dropout")
+                .map(|probability| reference::Dropout {
+                    probability,
+                    seed: golden.number("seed").unwrap(),
+                }),
+            bias: bias.as_deref().map(|values| reference::Broadcast {
+                shape: aligned(&golden.tensors["bias"].0),
+                values,
+            }),
+            mask: mask.as_deref().map(|values| reference::Broadcast {
+                shape: aligned(&golden.tensors["mask"].0),
+                values,
+            }),
+            kv_lengths: lengths.as_deref(),
+            alibi_slopes: slopes.as_deref(),
+            sinks: sinks.as_deref(),
+            ..plain
         };
         let [query, key, value] = ["query", "key", "value"].map(|name| golden.values(name));
         let got = reference::attention(&problem, query, key, value);
@@ -114,7 +156,34 @@ fn attention() {
         };
         golden.check("output", &got.output, tolerance);
         golden.check("log_sum_exp", &got.log_sum_exp, tolerance);
+        if golden.option("weights").is_some() {
+            let weights = reference::weights(&problem, query, key);
+            golden.check("weights", &weights, tolerance);
+        }
+        if golden.option("grad").is_some() {
+            let grad_output = golden.values("grad_output");
+            let got = reference::backward(&problem, query, key, value, grad_output);
+            golden.check("grad_query", &got.query, tolerance);
+            golden.check("grad_key", &got.key, tolerance);
+            golden.check("grad_value", &got.value, tolerance);
+            for (name, given, got) in [
+                ("grad_bias", bias.is_some(), &got.bias),
+                ("grad_sinks", sinks.is_some(), &got.sinks),
+            ] {
+                match given {
+                    true => golden.check(name, got, tolerance),
+                    false => assert!(got.is_empty()),
+                }
+            }
+        }
     }
+}
+
+/// Axes of length 1 in front, up to four.
+fn aligned(shape: &[usize]) -> [usize; 4] {
+    let mut aligned = [1; 4];
+    aligned[4 - shape.len()..].copy_from_slice(shape);
+    aligned
 }
 
 #[test]
@@ -274,17 +343,10 @@ fn peepholes_of_i_and_f_see_the_old_cell_and_that_of_o_the_new() {
 }
 
 /// One head of attention with a scale of 1.
-fn one_head(q_len: usize, kv_len: usize, dim: usize) -> reference::Problem {
+fn one_head(q_len: usize, kv_len: usize, dim: usize) -> reference::Problem<'static> {
     reference::Problem {
-        batch: 1,
-        num_heads: 1,
-        num_kv_heads: 1,
-        q_len,
-        kv_len,
-        head_dim: dim,
-        value_dim: dim,
         scale: 1.0,
-        causal: None,
+        ..reference::Problem::plain(1, 1, 1, q_len, kv_len, dim, dim)
     }
 }
 
@@ -324,7 +386,7 @@ fn attention_weighs_by_the_exponentials_of_the_scores() {
 fn attention_of_no_key_is_zero() {
     // query 0 of 2 may attend nothing, query 1 key 0
     let problem = reference::Problem {
-        causal: Some(-1),
+        causal: Causal::Offset(-1),
         ..one_head(2, 2, 1)
     };
     let got = reference::attention(&problem, &[1.0, 1.0], &[0.5, f64::NAN], &[6.0, f64::NAN]);

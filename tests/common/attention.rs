@@ -61,19 +61,20 @@ impl Case {
         AttentionShape::new(batch, num_heads, num_kv_heads, q_len, kv_len).with_layout(self.layout)
     }
 
-    pub fn problem(&self) -> reference::Problem {
+    pub fn problem(&self) -> reference::Problem<'static> {
+        let plain = reference::Problem::plain(
+            self.batch as usize,
+            self.num_heads as usize,
+            self.num_kv_heads as usize,
+            self.q_len as usize,
+            self.kv_len as usize,
+            self.head_dim as usize,
+            self.value_dim as usize,
+        );
         reference::Problem {
-            batch: self.batch as usize,
-            num_heads: self.num_heads as usize,
-            num_kv_heads: self.num_kv_heads as usize,
-            q_len: self.q_len as usize,
-            kv_len: self.kv_len as usize,
-            head_dim: self.head_dim as usize,
-            value_dim: self.value_dim as usize,
-            scale: self
-                .scale
-                .map_or_else(|| f64::from(self.head_dim).sqrt().recip(), f64::from),
-            causal: self.causal.offset(self.q_len, self.kv_len),
+            scale: self.scale.map_or(plain.scale, f64::from),
+            causal: self.causal,
+            ..plain
         }
     }
 

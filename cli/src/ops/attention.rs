@@ -40,20 +40,21 @@ impl Attention {
         }
     }
 
-    fn reference(&self) -> reference::Problem {
+    fn reference(&self) -> reference::Problem<'static> {
         let (shape, config) = (&self.shape, &self.config);
+        let plain = reference::Problem::plain(
+            shape.batch as usize,
+            shape.num_heads as usize,
+            shape.num_kv_heads as usize,
+            shape.q_len as usize,
+            shape.kv_len as usize,
+            config.head_dim as usize,
+            self.value_dim() as usize,
+        );
         reference::Problem {
-            batch: shape.batch as usize,
-            num_heads: shape.num_heads as usize,
-            num_kv_heads: shape.num_kv_heads as usize,
-            q_len: shape.q_len as usize,
-            kv_len: shape.kv_len as usize,
-            head_dim: config.head_dim as usize,
-            value_dim: self.value_dim() as usize,
-            scale: config
-                .scale
-                .map_or_else(|| 1.0 / f64::from(config.head_dim).sqrt(), f64::from),
-            causal: config.causal.offset(shape.q_len, shape.kv_len),
+            scale: config.scale.map_or(plain.scale, f64::from),
+            causal: config.causal,
+            ..plain
         }
     }
 

@@ -180,17 +180,7 @@ impl Attention {
                 .collect()
         };
         let rows = queries.iter().flat_map(|&at| {
-            let problem = reference::Problem {
-                batch: 1,
-                num_heads: heads,
-                num_kv_heads: heads,
-                q_len: 1,
-                kv_len: at + 1,
-                head_dim: dim,
-                value_dim: dim,
-                scale: (dim as f64).sqrt().recip(),
-                causal: None,
-            };
+            let problem = reference::Problem::plain(1, heads, heads, 1, at + 1, dim, dim);
             let input: Vec<R> = course.tokens(course.judged()[sequence], at..at + 1);
             let query = query.expected(width, &input);
             let (key, value) = (by_heads(keys, at + 1), by_heads(values, at + 1));

@@ -52,36 +52,24 @@ fn sample(rows: usize, count: usize) -> Vec<usize> {
     sample
 }
 
-/// A row of queries is a problem of its own: the mask lets query `i` attend key `j` when `j <= i + offset`,
-/// which for the only query of a problem, number 0, is the mask of offset `i + offset`.
+/// The rows of the sample only.
 fn check_rows(
     p: &reference::Problem,
-    [query, key, value]: [&[f32]; 3],
+    inputs: [&[f32]; 3],
     got: &Output<f32>,
     sample: &[usize],
 ) -> Result<f64, Box<Difference>> {
     let (mut truth, mut yardstick, mut rows) = (empty(), empty(), empty());
+    let [query, key, value] = inputs;
+    let [exact_query, exact_key, exact_value] = inputs.map(f64s);
     for &row in sample {
-        let (head, i) = (row / p.q_len, row % p.q_len);
-        let kv_head = head / p.num_heads * p.num_kv_heads
-            + head % p.num_heads / (p.num_heads / p.num_kv_heads);
-        let one = reference::Problem {
-            batch: 1,
-            num_heads: 1,
-            num_kv_heads: 1,
-            q_len: 1,
-            causal: p.causal.map(|offset| offset + i as i64),
-            ..*p
-        };
-        let query = &query[row * p.head_dim..][..p.head_dim];
-        let key = &key[kv_head * p.kv_len * p.head_dim..][..p.kv_len * p.head_dim];
-        let value = &value[kv_head * p.kv_len * p.value_dim..][..p.kv_len * p.value_dim];
-        let exact = reference::attention(&one, &f64s(query), &f64s(key), &f64s(value));
-        truth.output.extend(exact.output);
-        truth.log_sum_exp.extend(exact.log_sum_exp);
-        let single = reference::attention(&one, query, key, value);
-        yardstick.output.extend(single.output);
-        yardstick.log_sum_exp.extend(single.log_sum_exp);
+        let at = place(p, row);
+        let exact = reference::attention_row(p, at, &exact_query, &exact_key, &exact_value);
+        truth.output.extend(exact.0);
+        truth.log_sum_exp.push(exact.1);
+        let single = reference::attention_row(p, at, query, key, value);
+        yardstick.output.extend(single.0);
+        yardstick.log_sum_exp.push(single.1);
         let found = &got.output[row * p.value_dim..][..p.value_dim];
         rows.output.extend_from_slice(found);
         rows.log_sum_exp.push(got.log_sum_exp[row]);
@@ -89,11 +77,15 @@ fn check_rows(
     let shape = [1, 1, sample.len(), p.value_dim];
     agree(&shape, &rows, &truth, &yardstick).map_err(|mut difference| {
         let row = sample[difference.index[2]];
-        let head = row / p.q_len;
-        let place = [head / p.num_heads, head % p.num_heads, row % p.q_len];
-        difference.index[..3].copy_from_slice(&place);
+        difference.index[..3].copy_from_slice(&place(p, row));
         difference
     })
+}
+
+/// Batch row, head and query of a row.
+fn place(p: &reference::Problem, row: usize) -> [usize; 3] {
+    let head = row / p.q_len;
+    [head / p.num_heads, head % p.num_heads, row % p.q_len]
 }
 
 fn empty<R>() -> Output<R> {
