@@ -30,7 +30,7 @@ fn additive_attention(
     if (group >= params.num_groups) {
         return;
     }
-    let tile = tile_of(group);
+    let tile = tile_of(lane, group);
     let all_rows = rows_from(tile.row_start + lane.index);
     let in_range = all_rows < RowIndices(tile.row_end);
     let rows = min(all_rows, RowIndices(tile.row_end - 1u));

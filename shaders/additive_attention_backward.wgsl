@@ -110,7 +110,7 @@ fn additive_attention_backward(
     if (group >= params.num_groups) {
         return;
     }
-    let tile = tile_of(group);
+    let tile = tile_of(lane, group);
     let all_rows = rows_from(tile.row_start + lane.index);
     let rows = min(all_rows, RowIndices(tile.row_end - 1u));
     let row_0 = tile.batch * tile.row_end;
@@ -222,18 +222,24 @@ fn additive_attention_backward(
                 r_sum[2u * p + 1u] = sum1;
             }
             if (wild) {
+                // rare: short code, a column at a time
                 let end = min(chunk + CHUNK, params.dim);
                 for (var d = chunk; d < end; d++) {
                     let a = clean_term_of_rows(tile, rows, d);
                     var slope_d = Rows(0.0);
                     var sum_d = Rows(0.0);
-                    // unroll
-                    for (var j = 0u; j < COLUMNS; j++) {
-                        let b = term_of_column(tile, column_at(tile, column_start + j), d, true);
-                        let r = direct(a + b);
-                        sum_d += grad[j] * r;
+                    for (var column = 0u; column < COLUMNS; column++) {
+                        var grad_j = Rows(0.0);
+                        // unroll
+                        for (var j = 0u; j < COLUMNS; j++) {
+                            grad_j = select(grad_j, grad[j], RowFlags(j == column));
+                        }
+                        let at = column_at(tile, column_start + column);
+                        let x = a + term_of_column(tile, at, d, true);
+                        let r = direct(x);
+                        sum_d += grad_j * r;
                         // 1 - r, and not with the digits that a subtraction would leave
-                        slope_d += grad[j] * r * direct(-(a + b));
+                        slope_d += grad_j * r * direct(-x);
                     }
                     add_terms(targets, d, slope_d, total - 2.0 * sum_d);
                 }

@@ -17,10 +17,10 @@ fn column_value(i: u32) -> f32 {
     return grad_output[i];
 }
 
-fn tile_of(group: u32) -> Tile {
+fn tile_of(lane: Lane, group: u32) -> Tile {
     let batch = group / params.num_tiles;
     let row_start = group % params.num_tiles * (WORKGROUP_SIZE * ROWS_PER_LANE);
-    let keys = keys_of(batch);
+    let keys = keys_of(lane, batch);
     return Tile(
         batch,
         row_start,

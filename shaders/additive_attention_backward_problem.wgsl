@@ -55,8 +55,14 @@ fn v_at(d: u32) -> f32 {
     return bitcast<f32>(prepared[params.prepared_v + d]);
 }
 
-fn keys_of(batch: u32) -> u32 {
-    return prepared[params.prepared_lengths + batch];
+// what bounds a loop with barriers must be the same for all invocations, and visibly so
+var<workgroup> wg_keys: u32;
+
+fn keys_of(lane: Lane, batch: u32) -> u32 {
+    if (lane.index == 0u) {
+        wg_keys = prepared[params.prepared_lengths + batch];
+    }
+    return workgroupUniformLoad(&wg_keys);
 }
 
 fn log_sum_of_query(tile: Tile, i: u32) -> f32 {
@@ -76,6 +82,6 @@ fn is_allowed(tile: Tile, row: u32, column: u32) -> bool {
     let at = params.mask_first + tile.batch * params.mask_batch
         + min(row, tile.row_end - 1u) * params.mask_row
         + min(column, tile.column_end - 1u) * params.mask_column;
-    let byte = mask[at >> 2u] >> (8u * (at & 3u)) & 0xffu;
+    let byte = (mask[at >> 2u] >> (8u * (at & 3u))) & 0xffu;
     return inside && byte != 0u;
 }

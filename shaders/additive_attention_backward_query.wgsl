@@ -17,14 +17,14 @@ fn column_value(i: u32) -> f32 {
     return element(value[word_of(i)], i);
 }
 
-fn tile_of(group: u32) -> Tile {
+fn tile_of(lane: Lane, group: u32) -> Tile {
     let batch = group / params.num_tiles;
     return Tile(
         batch,
         group % params.num_tiles * (WORKGROUP_SIZE * ROWS_PER_LANE),
         params.q_len,
         params.q_len,
-        keys_of(batch),
+        keys_of(lane, batch),
         params.query_first + batch * params.q_len * params.dim,
         params.key_first + batch * params.kv_len * params.dim,
         params.grad_output_first + batch * params.q_len * params.value_dim,

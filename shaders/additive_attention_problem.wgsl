@@ -66,15 +66,22 @@ fn is_allowed(tile: Tile, row: u32, column: u32) -> bool {
     }
     let at = params.mask_first + tile.batch * params.mask_batch + row * params.mask_row
         + min(column, tile.column_end - 1u) * params.mask_column;
-    let byte = mask[at >> 2u] >> (8u * (at & 3u)) & 0xffu;
+    let byte = (mask[at >> 2u] >> (8u * (at & 3u))) & 0xffu;
     return column < tile.column_end && byte != 0u;
 }
 
-fn tile_of(group: u32) -> Tile {
+// what bounds a loop with barriers must be the same for all invocations, and visibly so
+var<workgroup> wg_keys: u32;
+
+fn tile_of(lane: Lane, group: u32) -> Tile {
     let batch = group / params.num_tiles;
     var keys = params.kv_len;
     if (HAS_LENGTHS) {
-        keys = u32(clamp(kv_lengths[params.kv_lengths_first + batch], 0, i32(params.kv_len)));
+        if (lane.index == 0u) {
+            let len = kv_lengths[params.kv_lengths_first + batch];
+            wg_keys = u32(clamp(len, 0, i32(params.kv_len)));
+        }
+        keys = workgroupUniformLoad(&wg_keys);
     }
     return Tile(
         batch,

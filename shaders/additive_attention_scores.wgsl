@@ -107,15 +107,19 @@ fn scores(lane: Lane, tile: Tile, rows: RowIndices, column_start: u32) -> array<
             }
         }
         if (wild) {
+            // rare: short code, a column at a time
             let end = min(chunk + CHUNK, params.dim);
-            for (var d = chunk; d < end; d++) {
-                let a = term_of_rows(tile, rows, d);
-                let v_d = v_at(d);
+            for (var column = 0u; column < COLUMNS; column++) {
+                var added = Rows(0.0);
+                for (var d = chunk; d < end; d++) {
+                    let a = term_of_rows(tile, rows, d);
+                    let at = column_at(tile, column_start + column);
+                    let b = term_of_column(tile, at, d, false);
+                    added += v_at(d) * (direct(a + b) - 0.5);
+                }
                 // unroll
                 for (var j = 0u; j < COLUMNS; j++) {
-                    let column = column_at(tile, column_start + j);
-                    let b = term_of_column(tile, column, d, false);
-                    sum[j] += v_d * (direct(a + b) - 0.5);
+                    sum[j] += select(Rows(0.0), added, RowFlags(j == column));
                 }
             }
         } else {

@@ -23,7 +23,7 @@ fn additive_attention_weights(
     if (group >= params.num_groups) {
         return;
     }
-    let tile = tile_of(group);
+    let tile = tile_of(lane, group);
     let all_rows = rows_from(tile.row_start + lane.index);
     let rows = min(all_rows, RowIndices(tile.row_end - 1u));
     let first_row = params.result_first + tile.batch * params.q_len * params.kv_len;

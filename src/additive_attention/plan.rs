@@ -30,9 +30,6 @@ params! {
     }
 }
 
-/// The most values of a row whose accumulators stay in registers, and how many of more are taken at a time.
-const VALUE_CHUNK: u32 = 32;
-
 /// Elements of a batch row of one tensor, and bytes of an element.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tensor {
@@ -199,7 +196,7 @@ impl<'a> Planner<'a> {
     }
 
     pub fn value_chunk(&self) -> u32 {
-        self.config.value_dim().min(VALUE_CHUNK)
+        self.config.value_dim().min(self.tile.values)
     }
 
     fn dispatches(

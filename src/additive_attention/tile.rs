@@ -32,6 +32,8 @@ pub(super) struct Tile {
     /// Per invocation: 1 or 4.
     pub rows: u32,
     pub columns: u32,
+    /// The most values of a row whose accumulators stay in registers, and how many of more are taken at a time.
+    pub values: u32,
     /// Handed round in the subgroup, whose size is `threads`; else through workgroup memory.
     pub subgroup: bool,
 }
@@ -54,7 +56,8 @@ impl Tile {
             return Self {
                 threads: 64,
                 rows: 1,
-                columns: 32,
+                columns: 16,
+                values: 16,
                 subgroup: false,
             };
         }
@@ -63,6 +66,7 @@ impl Tile {
             threads: lanes,
             rows: 4,
             columns: 16,
+            values: 16,
             subgroup: variant == Variant::Subgroup,
         }
     }

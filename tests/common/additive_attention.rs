@@ -151,7 +151,7 @@ fn shapes(case: &Case) -> [Vec<usize>; 7] {
 pub struct Run {
     pub outputs: [Output; 7],
     scratch: Output,
-    bounds: [Bound; 2],
+    pub bounds: [Bound; 2],
 }
 
 impl Run {

@@ -25,20 +25,23 @@ fn additive_attention(device: &Capabilities) -> Vec<Launch> {
     let plain = AdditiveAttentionShape::new(2, 65, 129);
     let masked = plain.with_mask(AdditiveAttentionMask::FULL);
     let mut all = Vec::new();
-    for (dim, value_dim) in [(1, 1), (7, 13), (64, 64), (100, 300)] {
-        for &element in ElementType::ALL {
-            for shape in [plain, masked, plain.with_kv_lengths(), masked.with_kv_lengths()] {
-                for variant in AdditiveAttentionConfig::default().variants(device) {
-                    let config = AdditiveAttentionConfig {
-                        dim,
-                        value_dim: Some(value_dim),
-                        element,
-                        variant: Some(variant),
-                    };
-                    all.extend(launches(config.plan(device, shape, true, true).unwrap()));
-                    all.extend(launches(config.plan_backward(device, shape).unwrap()));
-                }
-            }
+    let f32 = ElementType::F32;
+    for (value_dim, element, shape) in [
+        (1, f32, plain),
+        (20, f32, plain),
+        (20, ElementType::F16, masked.with_kv_lengths()),
+        (300, f32, masked),
+        (300, ElementType::Bf16, plain.with_kv_lengths()),
+    ] {
+        for variant in AdditiveAttentionConfig::default().variants(device) {
+            let config = AdditiveAttentionConfig {
+                value_dim: Some(value_dim),
+                element,
+                variant: Some(variant),
+                ..Default::default()
+            };
+            all.extend(launches(config.plan(device, shape, true, true).unwrap()));
+            all.extend(launches(config.plan_backward(device, shape).unwrap()));
         }
     }
     all
