@@ -6,7 +6,7 @@
 //
 // Layout (row-major)
 //     v            [dim]
-//     kv_lengths   [batch]                     HAS_LENGTHS
+//     kv_lengths   [batch]                     with has_lengths
 //     output       [batch, q_len, value_dim]
 //     grad_output  [batch, q_len, value_dim]
 //     log_sum_exp  [batch, q_len]              bits; -infinity for a row that attends nothing
@@ -26,6 +26,7 @@ struct Params {
     kv_len: u32,
     num_rows: u32,
     num_batches: u32,
+    has_lengths: u32,
     v_first: u32,
     kv_lengths_first: u32,
     output_first: u32,
@@ -72,7 +73,7 @@ fn additive_attention_backward_prepare(
     let batch = d - params.dim;
     if (batch < params.num_batches) {
         var keys = params.kv_len;
-        if (HAS_LENGTHS) {
+        if (params.has_lengths != 0u) {
             let len = kv_lengths[params.kv_lengths_first + batch];
             keys = u32(clamp(len, 0, i32(params.kv_len)));
         }

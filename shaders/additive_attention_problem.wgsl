@@ -1,7 +1,7 @@
 // additive_attention_problem: the bindings, parameters and masks of the kernels that run forward.
 //
 // Rows are queries, columns keys. Row i of batch row b may attend key j when j < kv_lengths[b]
-// (HAS_LENGTHS) and mask[b, i, j] is not 0 (HAS_MASK).
+// (has_lengths) and mask[b, i, j] is not 0 (HAS_MASK).
 //
 // Layout (row-major, last axis contiguous)
 //     query        [batch, q_len,  dim]        Word: f32, or halves two to a word
@@ -21,6 +21,7 @@ struct Params {
     // row tiles of one batch row, and workgroups that have work
     num_tiles: u32,
     num_groups: u32,
+    has_lengths: u32,
     write_log_sum_exp: u32,
     query_first: u32,
     key_first: u32,
@@ -76,7 +77,7 @@ var<workgroup> wg_keys: u32;
 fn tile_of(lane: Lane, group: u32) -> Tile {
     let batch = group / params.num_tiles;
     var keys = params.kv_len;
-    if (HAS_LENGTHS) {
+    if (params.has_lengths != 0u) {
         if (lane.index == 0u) {
             let len = kv_lengths[params.kv_lengths_first + batch];
             wg_keys = u32(clamp(len, 0, i32(params.kv_len)));

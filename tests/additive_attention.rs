@@ -3,8 +3,10 @@
 
 mod common;
 
-use common::additive_attention::{Case, Inputs, RESULTS, Run, SMALL, check, check_on, run, variants};
-use common::{bits, gpu, guises};
+use common::additive_attention::{
+    Case, Inputs, RESULTS, Run, SMALL, all_guises, check, check_on, run, variants,
+};
+use common::{bits, gpu};
 use gatefold::reference::additive_attention as reference;
 use gatefold::{AdditiveAttention, AdditiveAttentionBuffers, AdditiveAttentionConfig};
 use gatefold::{AdditiveAttentionMask, Capabilities, ElementType, Error, Variant};
@@ -129,7 +131,7 @@ fn rows_without_keys_are_zero() {
         ..SMALL
     };
     let inputs = masked_out(&case, 4, &[]);
-    check_on(&guises(gpu), case, &inputs);
+    check_on(all_guises(), case, &inputs);
     let [output, log_sum_exp, weights, grad_query, ..] = run(gpu, &case, None, &inputs);
     assert_eq!(bits(&log_sum_exp)[4], 0xff80_0000);
     assert_eq!(bits(&output[4 * 17..5 * 17]), [0; 17]);
@@ -139,7 +141,6 @@ fn rows_without_keys_are_zero() {
 
 #[test]
 fn masked_keys_and_values_do_not_reach_any_result() {
-    let Some(gpu) = gpu() else { return };
     let masked = Case {
         value_dim: 70,
         mask: mask(true, true, true),
@@ -165,7 +166,7 @@ fn masked_keys_and_values_do_not_reach_any_result() {
             }
             assert_ne!(bits(&inputs.key), bits(&clean.key));
             // what is masked has the same result, 0, in the reference with clean keys
-            for (guise, variant, tile) in variants(&guises(gpu), &case) {
+            for (guise, variant, tile) in variants(all_guises(), &case) {
                 let got = run(&guise, &case, Some(variant), &inputs);
                 let want = run(&guise, &case, Some(variant), &clean);
                 for (name, (got, want)) in RESULTS.iter().zip(got.iter().zip(&want)) {
@@ -183,7 +184,6 @@ fn masked_keys_and_values_do_not_reach_any_result() {
 
 #[test]
 fn a_value_masked_for_some_queries_reaches_only_the_others() {
-    let Some(gpu) = gpu() else { return };
     let case = Case {
         mask: mask(true, true, true),
         ..SMALL
@@ -195,19 +195,20 @@ fn a_value_masked_for_some_queries_reaches_only_the_others() {
         inputs.key[(b * 53 + 30) * 20..][..20].fill(f32::NAN);
     }
     let problem = clean.problem(&case);
-    for (guise, variant, tile) in variants(&guises(gpu), &case) {
+    for (guise, variant, tile) in variants(all_guises(), &case) {
         let got = run(&guise, &case, Some(variant), &inputs);
         let want = run(&guise, &case, Some(variant), &clean);
         for row in 0..2 * 37 {
             let (b, i) = (row / 37, row % 37);
-            let hit = problem.is_allowed(b, i, 20) || problem.is_allowed(b, i, 30);
+            // whether a NaN of a score stays one is up to the device's exp2
+            let [by_value, by_key] = [20, 30].map(|j| problem.is_allowed(b, i, j));
             for (tensor, width) in [(0, 17), (3, 20)] {
                 let range = row * width..(row + 1) * width;
                 let (got, want) = (&got[tensor][range.clone()], &want[tensor][range]);
                 let name = RESULTS[tensor];
-                if hit {
+                if by_value {
                     assert!(got.iter().any(|x| x.is_nan()), "{name} {row}: {variant}, {tile}");
-                } else {
+                } else if !by_key {
                     assert_eq!(bits(got), bits(want), "{name} {row}: {variant}, {tile}");
                 }
             }
@@ -217,7 +218,6 @@ fn a_value_masked_for_some_queries_reaches_only_the_others() {
 
 #[test]
 fn large_opposite_terms() {
-    let Some(gpu) = gpu() else { return };
     let case = Case {
         batch: 1,
         q_len: 40,
@@ -239,7 +239,7 @@ fn large_opposite_terms() {
             row[..8].iter_mut().for_each(|x| opposite(x, -1.0));
             row[10] = 1.0 - large;
         }
-        check_on(&guises(gpu), case, &inputs);
+        check_on(all_guises(), case, &inputs);
     }
 }
 

@@ -93,6 +93,7 @@ params! {
         kv_len: u32,
         num_rows: u32,
         num_batches: u32,
+        has_lengths: u32,
         v_first: u32,
         kv_lengths_first: u32,
         output_first: u32,
@@ -188,6 +189,7 @@ impl Planner<'_> {
             kv_len: shape.kv_len,
             num_rows: num_rows as u32,
             num_batches: num_batches as u32,
+            has_lengths: shape.kv_lengths.into(),
             v_first,
             kv_lengths_first,
             output_first,
@@ -197,7 +199,7 @@ impl Planner<'_> {
         let items = num_rows + u64::from(config.dim) + num_batches;
         Dispatch {
             kernel: prepare(),
-            constants: vec![("HAS_LENGTHS", Constant::Bool(shape.kv_lengths))],
+            constants: vec![],
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![
                 v,
@@ -253,7 +255,7 @@ impl Planner<'_> {
             grad_terms_first: grad_terms.1,
             grad_second_first: grad_second.1,
         };
-        let mut constants = self.tile.constants(self.value_chunk(), shape.mask.is_some());
+        let mut constants = self.tile.constants(shape.mask.is_some());
         constants.push(("ROWS_ARE_KEYS", Constant::Bool(role == Role::Key)));
         Dispatch {
             kernel: self.tile.backward(config.element, role),

@@ -16,6 +16,7 @@ params! {
         kv_len: u32,
         num_tiles: u32,
         num_groups: u32,
+        has_lengths: u32,
         write_log_sum_exp: u32,
         query_first: u32,
         key_first: u32,
@@ -195,10 +196,6 @@ impl<'a> Planner<'a> {
             .collect())
     }
 
-    pub fn value_chunk(&self) -> u32 {
-        self.config.value_dim().min(self.tile.values)
-    }
-
     fn dispatches(
         &self,
         batches: &Range<u64>,
@@ -217,9 +214,7 @@ impl<'a> Planner<'a> {
         };
         let num_tiles = shape.q_len.div_ceil(self.tile.rows_each());
         let num_groups = u64::from(num_tiles) * (batches.end - batches.start);
-        let value_chunk = self.value_chunk();
-        let mut constants = self.tile.constants(value_chunk, shape.mask.is_some());
-        constants.push(("HAS_LENGTHS", Constant::Bool(shape.kv_lengths)));
+        let constants = self.tile.constants(shape.mask.is_some());
         let dispatch = |kernel, extra: Option<bool>, result: (Operand, u32)| {
             let params = Params {
                 dim: self.config.dim,
@@ -228,6 +223,7 @@ impl<'a> Planner<'a> {
                 kv_len: shape.kv_len,
                 num_tiles,
                 num_groups: num_groups as u32,
+                has_lengths: shape.kv_lengths.into(),
                 write_log_sum_exp: log_sum_exp.into(),
                 query_first: query.1,
                 key_first: key.1,
@@ -255,7 +251,7 @@ impl<'a> Planner<'a> {
             }
         };
         let element = self.config.element;
-        let many = self.config.value_dim() > value_chunk;
+        let many = self.config.value_dim() > self.tile.values;
         let mut dispatches = vec![dispatch(self.tile.forward(element), Some(many), output)];
         if weights && shape.kv_len > 0 {
             let weights = Tensor::new("weights", [shape.q_len, shape.kv_len], 4);

@@ -135,14 +135,14 @@ impl Tile {
         self.kernel(name, parts, params, FORWARD_STORAGE, BACKWARD)
     }
 
-    pub fn constants(self, value_chunk: u32, mask: bool) -> Constants {
+    pub fn constants(self, mask: bool) -> Constants {
         let mut constants = vec![
             ("WORKGROUP_SIZE", Constant::U32(self.threads)),
             ("ROWS_PER_LANE", Constant::U32(self.rows)),
             ("COLUMNS", Constant::U32(self.columns)),
             ("CHUNK", Constant::U32(CHUNK)),
             ("CHUNK_PAIRS", Constant::U32(CHUNK / 2)),
-            ("VALUE_CHUNK", Constant::U32(value_chunk)),
+            ("VALUE_CHUNK", Constant::U32(self.values)),
             ("HAS_MASK", Constant::Bool(mask)),
         ];
         if self.subgroup {

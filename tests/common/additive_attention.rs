@@ -1,6 +1,7 @@
 //! A case of additive attention, and how it is run and judged in every variant, forward and backward.
 
 use std::collections::HashSet;
+use std::sync::OnceLock;
 
 use gatefold::reference::additive_attention as reference;
 use gatefold::reference::compare::{Tolerance, compare, compare_with};
@@ -259,11 +260,15 @@ pub fn variants(guises: &[Gpu], case: &Case) -> Vec<(Gpu, Variant, String)> {
     variants
 }
 
+/// The guises of the device, once: each has compiled kernels of its own.
+pub fn all_guises() -> &'static [Gpu] {
+    static GUISES: OnceLock<Vec<Gpu>> = OnceLock::new();
+    GUISES.get_or_init(|| gpu().map_or(vec![], guises))
+}
+
 /// Compares every variant of every guise of the device with the reference.
 pub fn check(case: Case) {
-    if let Some(gpu) = gpu() {
-        check_on(&guises(gpu), case, &case.inputs());
-    }
+    check_on(all_guises(), case, &case.inputs());
 }
 
 /// The truth, the magnitudes and the f32 yardstick of each result.
