@@ -50,24 +50,24 @@ pub(super) enum Role {
 impl Tile {
     /// A CPU's lanes are its vector registers: four rows in each hide the latency of a division, and one
     /// subgroup is a workgroup. A GPU has lanes enough: one row in each, so that a few hundred queries still
-    /// make many workgroups.
+    /// make many workgroups. A CPU without subgroups gets that tile too: through workgroup memory, four rows
+    /// take llvmpipe 20 s to compile.
     pub fn choose(capabilities: &Capabilities, variant: Variant) -> Self {
-        if !capabilities.cpu {
-            return Self {
+        match (variant, capabilities.fixed_subgroup_size()) {
+            (Variant::Subgroup, Some(lanes)) => Self {
+                threads: lanes,
+                rows: 4,
+                columns: 16,
+                values: 16,
+                subgroup: true,
+            },
+            _ => Self {
                 threads: 64,
                 rows: 1,
                 columns: 16,
                 values: 16,
                 subgroup: false,
-            };
-        }
-        let lanes = capabilities.fixed_subgroup_size().unwrap_or(8).min(8);
-        Self {
-            threads: lanes,
-            rows: 4,
-            columns: 16,
-            values: 16,
-            subgroup: variant == Variant::Subgroup,
+            },
         }
     }
 
