@@ -40,7 +40,10 @@ fn additive_attention(criterion: &mut Criterion) {
         let capabilities = gpu.context().capabilities();
         let config = case.config(None);
         let plans = [
-            ("forward and weights", config.plan(capabilities, case.shape(), true, true)),
+            (
+                "forward and weights",
+                config.plan(capabilities, case.shape(), true, true),
+            ),
             ("backward", config.plan_backward(capabilities, case.shape())),
         ];
         run.once(gpu);

@@ -1,14 +1,16 @@
-// attention: output = softmax(scale * query key^T + mask) value, one pass over the keys.
+// attention: output = softmax(scores) value, one pass over the keys.
 //
 // For one query row, with running maximum m, running sum l and accumulator acc:
-//     m' = max(m, s)      s = scale * dot(query_i, key_j)
+//     m' = max(m, s)      s: see attention_scores.wgsl
 //     l' = l * exp(m - m') + exp(s - m')
-//     acc' = acc * exp(m - m') + exp(s - m') * value_j
-// and finally output = acc / l, log_sum_exp = m + ln l.
-// Source: Dao et al. 2022 (FlashAttention), Alg. 1; Milakov & Gimelshein 2018 (online softmax).
+//     acc' = acc * exp(m - m') + keep * exp(s - m') * value_j
+// and finally output = acc / l, log_sum_exp = m + ln l. keep is 1, or with DROPOUT 0 or 1 / (1 - p).
+// A sink is one more s, without a value. Of several splits of the keys each has its own output.
+// Source: Dao et al. 2022 (FlashAttention), Alg. 1; Milakov & Gimelshein 2018 (online softmax);
+// Xiao et al. 2024 (sinks).
 //
 // Layout      see attention_problem.wgsl
-// Grid        one workgroup per QUERY_TILE rows of one head, folded to two dimensions
+// Grid        one workgroup per ROW_TILE rows of one head and split, folded to two dimensions
 // Workgroup   THREADS_X * THREADS_Y invocations; invocation (x, y) computes rows
 //             y + r * THREADS_Y of the tile, and of each row the scores of keys 4x .. 4x + 3 and
 //             every THREADS_X-th vector of the output from x on: in registers, a block of
@@ -17,22 +19,23 @@
 // Holds       ROWS == 4 * ROW_VECTORS; THREADS_X is a power of two; CHUNK % 4 == 0;
 //             VALUE_VECTORS * THREADS_X * 4 >= VALUE_DIM; VALUE_KEYS % 4 == 0 divides KEY_TILE
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
-// Parts       common.wgsl, attention_problem.wgsl, reduce_workgroup.wgsl or reduce_subgroup.wgsl
+// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_{bindings,problem,rows,loads,
+//             scores,uniform}.wgsl, reduce_workgroup.wgsl or reduce_subgroup.wgsl
 
 const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
-const QUERY_TILE: u32 = ROWS * THREADS_Y;
+const ROW_TILE: u32 = ROWS * THREADS_Y;
 const KEY_TILE: u32 = 4u * THREADS_X;
 
 // in vectors of four; one more per row of the stage, so that its columns lie in different banks
 const CHUNK_VECTORS: u32 = CHUNK / 4u;
 const STAGE_PITCH: u32 = CHUNK_VECTORS + 1u;
-const STAGED_KEYS: u32 = QUERY_TILE * STAGE_PITCH;
+const STAGED_KEYS: u32 = ROW_TILE * STAGE_PITCH;
 const VALUE_PITCH: u32 = VALUE_VECTORS * THREADS_X;
 const STAGE_SIZE: u32 = max(STAGED_KEYS + KEY_TILE * STAGE_PITCH, VALUE_KEYS * VALUE_PITCH);
 
 var<workgroup> wg_stage: array<vec4<f32>, STAGE_SIZE>;
-// [QUERY_TILE, THREADS_X] vectors of four keys
-var<workgroup> wg_weights: array<vec4<f32>, QUERY_TILE * THREADS_X>;
+// [ROW_TILE, THREADS_X] vectors of four keys
+var<workgroup> wg_weights: array<vec4<f32>, ROW_TILE * THREADS_X>;
 // whether any value seen so far is NaN or infinite
 var<workgroup> wg_nonfinite: atomic<u32>;
 
@@ -51,7 +54,10 @@ fn attention(
     if (group >= params.num_groups) {
         return;
     }
-    let tile = tile_of(group);
+    let tile = uniform_tile(lane, tile_of(group));
+    if (tile.start >= tile.rows) {
+        return;
+    }
     let x = lane.index % THREADS_X;
     let y = lane.index / THREADS_X;
 
@@ -71,11 +77,15 @@ fn attention(
             acc[r][c] = vec4<f32>();
         }
     }
-    if (CAUSAL && lane.index == 0u) {
+    if (MASKS_PAIRS && lane.index == 0u) {
         atomicStore(&wg_nonfinite, 0u);
     }
 
-    for (var key_start = 0u; key_start < tile.key_end; key_start += KEY_TILE) {
+    for (var key_start = tile.key_start; key_start < tile.key_end; key_start += KEY_TILE) {
+        let block = uniform_class(lane, block_class(tile, key_start));
+        if (CLASSES && block == CLASS_NONE) {
+            continue;
+        }
         // pass 1: scores, a chunk of the head dimension at a time
         var score: array<vec4<f32>, ROWS>;
         // unroll
@@ -85,12 +95,12 @@ fn attention(
         for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
             // wg_stage is free
             workgroupBarrier();
-            for (var i = lane.index; i < QUERY_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-                let row = tile.query_start + i / CHUNK_VECTORS;
+            for (var i = lane.index; i < ROW_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
+                let row = tile.start + i / CHUNK_VECTORS;
                 let d = i % CHUNK_VECTORS;
                 var staged = vec4<f32>();
-                if (row < params.q_len) {
-                    staged = query_vector(tile.query + row * params.query_token, chunk + 4u * d);
+                if (row < tile.rows) {
+                    staged = query_vector(query_row(tile, row), chunk + 4u * d);
                 }
                 wg_stage[i / CHUNK_VECTORS * STAGE_PITCH + d] = staged;
             }
@@ -99,8 +109,7 @@ fn attention(
                 let d = i % CHUNK_VECTORS;
                 var staged = vec4<f32>();
                 if (key_start + k < tile.key_end) {
-                    let first = tile.key + (key_start + k) * params.key_token;
-                    staged = key_vector(first, chunk + 4u * d);
+                    staged = key_vector(key_row(tile, key_start + k), chunk + 4u * d);
                 }
                 // the keys of one invocation lie THREADS_X rows apart
                 let slot = k % 4u * THREADS_X + k / 4u;
@@ -126,8 +135,8 @@ fn attention(
         var tile_max: array<vec4<f32>, ROW_VECTORS>;
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            let allowed = keys < vec4<u32>(keys_of(tile.query_start + y + r * THREADS_Y));
-            score[r] = select(vec4<f32>(MASKED), score[r] * params.scale_log2, allowed);
+            let pair = Pairs(vec4<u32>(tile.start + y + r * THREADS_Y), keys);
+            score[r] = scores(tile, pair, score[r], block);
             let pairs = max(score[r].xy, score[r].zw);
             tile_max[r / 4u][r % 4u] = max(pairs.x, pairs.y);
         }
@@ -141,11 +150,14 @@ fn attention(
         }
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            let allowed = keys < vec4<u32>(keys_of(tile.query_start + y + r * THREADS_Y));
-            let weight = exp2(score[r] - vec4<f32>(row_max[r / 4u][r % 4u]));
-            let masked_weight = select(vec4<f32>(), weight, allowed);
-            row_sum[r / 4u][r % 4u] += dot(masked_weight, vec4<f32>(1.0));
-            wg_weights[weight_index(y + r * THREADS_Y, x)] = masked_weight;
+            let all = exp2(score[r] - vec4<f32>(row_max[r / 4u][r % 4u]));
+            var weight = select(vec4<f32>(), all, is_score(score[r]));
+            row_sum[r / 4u][r % 4u] += dot(weight, vec4<f32>(1.0));
+            if (DROPOUT) {
+                let keep = kept(tile, tile.start + y + r * THREADS_Y, keys.x / 4u);
+                weight = select(vec4<f32>(), params.dropout_scale * weight, keep);
+            }
+            wg_weights[weight_index(y + r * THREADS_Y, x)] = weight;
             // unroll
             for (var c = 0u; c < VALUE_VECTORS; c++) {
                 acc[r][c] *= rescale[r / 4u][r % 4u];
@@ -160,17 +172,18 @@ fn attention(
                 let k = key_start + first_key + i / VALUE_PITCH;
                 var staged = vec4<f32>();
                 if (k < tile.key_end) {
-                    let first = tile.value + k * params.value_token;
-                    staged = value_vector(first, 4u * (i % VALUE_PITCH));
+                    staged = value_vector(value_row(tile, k), 4u * (i % VALUE_PITCH));
                 }
                 wg_stage[i] = staged;
-                if (CAUSAL && is_nonfinite(staged)) {
-                    atomicStore(&wg_nonfinite, 1u);
+                if (MASKS_PAIRS) {
+                    if (is_nonfinite(staged)) {
+                        atomicStore(&wg_nonfinite, 1u);
+                    }
                 }
             }
             // wg_stage, wg_weights and wg_nonfinite are visible
             workgroupBarrier();
-            if (CAUSAL && atomicLoad(&wg_nonfinite) != 0u) {
+            if (MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u) {
                 // 0 * NaN is NaN: skip the masked keys one by one
                 for (var k = 0u; k < VALUE_KEYS; k++) {
                     // unroll
@@ -219,24 +232,22 @@ fn attention(
     }
     // unroll
     for (var r = 0u; r < ROWS; r++) {
-        let row = tile.query_start + y + r * THREADS_Y;
-        let sum = row_sum[r / 4u][r % 4u];
-        if (row < params.q_len) {
-            let first = tile.output + row * params.output_token;
-            let factor = select(0.0, 1.0 / sum, sum > 0.0);
+        let row = tile.start + y + r * THREADS_Y;
+        if (row < tile.rows) {
+            let first = output_row(tile, row);
+            let end = with_sink(tile, row, row_max[r / 4u][r % 4u], row_sum[r / 4u][r % 4u]);
             // unroll
             for (var c = 0u; c < VALUE_VECTORS; c++) {
                 // unroll
                 for (var e = 0u; e < 4u; e++) {
                     let d = 4u * (x + c * THREADS_X) + e;
                     if (d < VALUE_DIM) {
-                        output[first + d] = acc[r][c][e] * factor;
+                        output[first + d] = acc[r][c][e] * end.factor;
                     }
                 }
             }
-            if (x == 0u && params.write_log_sum_exp != 0u) {
-                let bits = log_sum_exp_bits(row_max[r / 4u][r % 4u], sum);
-                log_sum_exp[tile.log_sum_exp + row] = bits;
+            if (x == 0u && has(WRITE_LOG_SUM_EXP)) {
+                store_log_sum_exp(tile, row, end.log_sum_exp);
             }
         }
     }

@@ -7,15 +7,17 @@
 // Formulas and source as in attention.wgsl.
 //
 // Layout      see attention_problem.wgsl
-// Grid        one workgroup per QUERY_TILE rows of one head, folded to two dimensions
+// Grid        one workgroup per ROW_TILE rows of one head and split, folded to two dimensions
 // Workgroup   WORKGROUP_SIZE invocations; invocation i computes rows i + r * WORKGROUP_SIZE, r < 4
 // Memory      that of the broadcast part
 // Holds       what the broadcast part asks for
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
-// Parts       common.wgsl, attention_problem.wgsl,
-//             broadcast_workgroup.wgsl or broadcast_subgroup.wgsl
+// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_{bindings,problem,rows,scores,
+//             uniform}.wgsl, attention_broadcast_workgroup.wgsl or
+//             attention_broadcast_subgroup.wgsl
 
-const QUERY_TILE: u32 = 4u * WORKGROUP_SIZE;
+const ROW_TILE: u32 = 4u * WORKGROUP_SIZE;
+const KEY_TILE: u32 = KEYS;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn attention_broadcast(
@@ -27,19 +29,27 @@ fn attention_broadcast(
     if (group >= params.num_groups) {
         return;
     }
-    let tile = tile_of(group);
-    let row = vec4<u32>(tile.query_start + lane.index)
-        + WORKGROUP_SIZE * vec4<u32>(0u, 1u, 2u, 3u);
+    let tile = uniform_tile(lane, tile_of(group));
+    if (tile.start >= tile.rows) {
+        return;
+    }
+    let row = vec4<u32>(tile.start + lane.index) + WORKGROUP_SIZE * vec4<u32>(0u, 1u, 2u, 3u);
 
     // [HEAD_DIM], [VALUE_DIM] vectors of four rows
     var q: array<vec4<f32>, HEAD_DIM>;
     var acc: array<vec4<f32>, VALUE_DIM>;
-    let in_range = row < vec4<u32>(params.q_len);
-    let q_first = vec4<u32>(tile.query) + select(vec4<u32>(), row, in_range) * params.query_token;
+    let in_range = row < vec4<u32>(tile.rows);
+    let valid = select(vec4<u32>(), row, in_range);
+    let q_first = vec4<u32>(
+        query_row(tile, valid.x), query_row(tile, valid.y), query_row(tile, valid.z),
+        query_row(tile, valid.w),
+    );
     // unroll
     for (var d = 0u; d < HEAD_DIM; d++) {
-        q[d] = params.scale_log2 * vec4<f32>(
-            query[q_first.x + d], query[q_first.y + d], query[q_first.z + d], query[q_first.w + d],
+        let i = q_first + d;
+        q[d] = vec4<f32>(
+            element(query[word_of(i.x)], i.x), element(query[word_of(i.y)], i.y),
+            element(query[word_of(i.z)], i.z), element(query[word_of(i.w)], i.w),
         );
     }
     // unroll
@@ -48,11 +58,12 @@ fn attention_broadcast(
     }
     var row_max = vec4<f32>(MASKED);
     var row_sum = vec4<f32>();
-    let row_keys = vec4<u32>(keys_of(row.x), keys_of(row.y), keys_of(row.z), keys_of(row.w));
-    // before this key every row of the tile may attend every key
-    let full_end = keys_of(tile.query_start);
 
-    for (var key_start = 0u; key_start < tile.key_end; key_start += KEYS) {
+    for (var key_start = tile.key_start; key_start < tile.key_end; key_start += KEYS) {
+        let block = uniform_class(lane, block_class(tile, key_start));
+        if (CLASSES && block == CLASS_NONE) {
+            continue;
+        }
         stage(lane, tile, key_start);
 
         // pass 1: scores
@@ -74,7 +85,7 @@ fn attention_broadcast(
         var new_max = row_max;
         // unroll
         for (var j = 0u; j < KEYS; j++) {
-            score[j] = select(vec4<f32>(MASKED), score[j], vec4<u32>(key_start + j) < row_keys);
+            score[j] = scores(tile, Pairs(row, vec4<u32>(key_start + j)), score[j], block);
             new_max = max(new_max, score[j]);
         }
         let rescale = exp2(row_max - new_max);
@@ -82,13 +93,25 @@ fn attention_broadcast(
         row_sum *= rescale;
         // unroll
         for (var j = 0u; j < KEYS; j++) {
-            let allowed = vec4<u32>(key_start + j) < row_keys;
-            score[j] = select(vec4<f32>(), exp2(score[j] - row_max), allowed);
+            let weight = exp2(score[j] - row_max);
+            score[j] = select(vec4<f32>(), weight, is_score(score[j]));
             row_sum += score[j];
+        }
+        if (DROPOUT) {
+            for (var k = 0u; k < KEYS; k += 4u) {
+                // unroll
+                for (var r = 0u; r < 4u; r++) {
+                    let keep = kept(tile, row[r], (key_start + k) / 4u);
+                    // unroll
+                    for (var e = 0u; e < 4u; e++) {
+                        score[k + e][r] *= select(0.0, params.dropout_scale, keep[e]);
+                    }
+                }
+            }
         }
 
         // pass 3: weighted sum of the values
-        if (CAUSAL && key_start + KEYS > full_end) {
+        if (MASKS_PAIRS && !all_allowed(tile, key_start, block)) {
             // a masked value may be NaN, and 0 * NaN is NaN
             // unroll
             for (var d = 0u; d < VALUE_DIM; d++) {
@@ -112,17 +135,17 @@ fn attention_broadcast(
         }
     }
 
-    let factor = select(vec4<f32>(), 1.0 / row_sum, row_sum > vec4<f32>());
     // unroll
     for (var r = 0u; r < 4u; r++) {
         if (in_range[r]) {
-            let first = tile.output + row[r] * params.output_token;
+            let first = output_row(tile, row[r]);
+            let end = with_sink(tile, row[r], row_max[r], row_sum[r]);
             // unroll
             for (var d = 0u; d < VALUE_DIM; d++) {
-                output[first + d] = acc[d][r] * factor[r];
+                output[first + d] = acc[d][r] * end.factor;
             }
-            if (params.write_log_sum_exp != 0u) {
-                log_sum_exp[tile.log_sum_exp + row[r]] = log_sum_exp_bits(row_max[r], row_sum[r]);
+            if (has(WRITE_LOG_SUM_EXP)) {
+                store_log_sum_exp(tile, row[r], end.log_sum_exp);
             }
         }
     }

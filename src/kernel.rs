@@ -11,7 +11,7 @@ use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
-use crate::Error;
+use crate::{ElementType, Error};
 
 /// Stands before the text of every kernel: bounded activations, the mask sentinel.
 pub const COMMON: &str = include_str!("../shaders/common.wgsl");
@@ -98,12 +98,18 @@ impl Operand {
     /// The elements `range` of an f32 tensor, widened downwards to an aligned start. The second value
     /// is how many elements the start was moved: the kernel adds it to its indices.
     pub fn elements(name: &'static str, range: Range<u64>) -> (Self, u32) {
-        let start = range.start * 4 / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
-        let skipped = (range.start * 4 - start) / 4;
+        Self::typed(name, range, ElementType::F32)
+    }
+
+    /// [`elements`](Self::elements) of another type; the end is widened to a whole word.
+    pub fn typed(name: &'static str, range: Range<u64>, element: ElementType) -> (Self, u32) {
+        let size = element.size();
+        let start = range.start * size / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
+        let skipped = (range.start * size - start) / size;
         (
             Self::Slice {
                 name,
-                window: start..range.end * 4,
+                window: start..(range.end * size).next_multiple_of(4),
             },
             skipped as u32,
         )
@@ -224,6 +230,9 @@ impl Kernel {
 /// indentation, and BOUND is a literal or one of the constants. Each repetition is a block that begins
 /// `const i = N;`, so arrays indexed by `i` stay in registers whatever the driver's compiler does with
 /// loops. The text is valid, and means the same, if the marker is ignored.
+///
+/// Leaves out the body of each `if (NAME) {` whose NAME is a constant that is false (and has no `else`): a driver
+/// would find out too, after it has translated, inlined and repeated what is never run.
 fn unroll(text: &str, constants: &Constants, out: &mut String) {
     let lines: Vec<&str> = text.lines().collect();
     unroll_lines(&lines, constants, out);
@@ -234,7 +243,9 @@ fn unroll_lines(lines: &[&str], constants: &Constants, out: &mut String) {
     while at < lines.len() {
         let line = lines[at];
         let unrolled = (line.trim() == "// unroll").then(|| loop_at(&lines[at + 1..], constants));
-        if let Some(Some((variable, bound, body))) = unrolled {
+        if let Some(len) = dead_block(&lines[at..], constants) {
+            at += len;
+        } else if let Some(Some((variable, bound, body))) = unrolled {
             for i in 0..bound {
                 let _ = writeln!(out, "{{ const {variable} = {i}u;");
                 unroll_lines(body, constants, out);
@@ -247,6 +258,23 @@ fn unroll_lines(lines: &[&str], constants: &Constants, out: &mut String) {
             at += 1;
         }
     }
+}
+
+/// How many of `lines` from the first on are a branch that is never taken.
+fn dead_block(lines: &[&str], constants: &Constants) -> Option<usize> {
+    let head = lines.first()?;
+    let name = head.trim().strip_prefix("if (")?.strip_suffix(") {")?;
+    let value = constants.iter().find(|(constant, _)| *constant == name)?.1;
+    if value != Constant::Bool(false) {
+        return None;
+    }
+    let indentation = &head[..head.len() - head.trim_start().len()];
+    let behind = |line: &&str| {
+        line.strip_prefix(indentation)
+            .is_some_and(|rest| rest.starts_with('}'))
+    };
+    let end = lines.iter().position(behind)?;
+    (lines[end].strip_prefix(indentation) == Some("}")).then_some(end + 1)
 }
 
 /// Variable, trip count and body of the loop that begins on the first of `lines`.
@@ -283,7 +311,7 @@ macro_rules! params {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-        $vis struct $name { $($field: $type,)* }
+        $vis struct $name { $($vis $field: $type,)* }
 
         impl $name {
             pub const FIELDS: &'static [(&'static str, &'static str)] =
@@ -321,6 +349,26 @@ b";
         assert_eq!(got.matches("const c = 1u;").count(), 2);
         assert!(!got.contains("for"));
         assert!(got.starts_with("a\n") && got.ends_with("b\n"));
+    }
+
+    #[test]
+    fn branches_that_are_never_taken_are_left_out() {
+        let text = "\
+if (A) {
+    x
+}
+if (B) {
+    y
+}
+if (A) {
+    z
+} else {
+    w
+}
+";
+        let constants = vec![("A", Constant::Bool(false)), ("B", Constant::Bool(true))];
+        let got = source(text, constants);
+        assert!(!got.contains('x') && got.contains('y') && got.contains('z') && got.contains('w'));
     }
 
     #[test]

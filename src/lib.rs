@@ -21,7 +21,10 @@ pub use additive_attention::{
     AdditiveAttention, AdditiveAttentionBackwardBuffers, AdditiveAttentionBuffers,
     AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape,
 };
-pub use attention::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Causal, Layout};
+pub use attention::{
+    Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
+    AttentionGiven, AttentionShape, Axes, Causal, Layout, Packed, Paged,
+};
 pub use bound::Bound;
 pub use capabilities::Capabilities;
 pub use context::{Checks, Context};

@@ -153,7 +153,8 @@ fn masked_keys_and_values_do_not_reach_any_result() {
     for case in [masked, lengths] {
         let clean = masked_out(&case, 36, &[0, 7, 52]);
         let problem = clean.problem(&case);
-        let reachable = |b: usize, j: usize| (0..problem.q_len).any(|i| problem.is_allowed(b, i, j));
+        let reachable =
+            |b: usize, j: usize| (0..problem.q_len).any(|i| problem.is_allowed(b, i, j));
         for poison in [f32::NAN, 1e30, f32::INFINITY] {
             let mut inputs = case.inputs();
             inputs.mask.clone_from(&clean.mask);
@@ -207,7 +208,10 @@ fn a_value_masked_for_some_queries_reaches_only_the_others() {
                 let (got, want) = (&got[tensor][range.clone()], &want[tensor][range]);
                 let name = RESULTS[tensor];
                 if by_value {
-                    assert!(got.iter().any(|x| x.is_nan()), "{name} {row}: {variant}, {tile}");
+                    assert!(
+                        got.iter().any(|x| x.is_nan()),
+                        "{name} {row}: {variant}, {tile}"
+                    );
                 } else if !by_key {
                     assert_eq!(bits(got), bits(want), "{name} {row}: {variant}, {tile}");
                 }
@@ -294,7 +298,10 @@ fn no_keys_no_queries_and_no_batch() {
 #[test]
 fn the_batch_is_cut_where_a_binding_ends() {
     let Some(gpu) = gpu() else { return };
-    for (element, mask) in [(ElementType::F32, mask(true, true, true)), (ElementType::F16, None)] {
+    for (element, mask) in [
+        (ElementType::F32, mask(true, true, true)),
+        (ElementType::F16, None),
+    ] {
         let case = Case {
             batch: 5,
             kv_lengths: Some(&[53, 3, 20, 0, 31]),
@@ -313,19 +320,26 @@ fn the_batch_is_cut_where_a_binding_ends() {
         };
         let whole = run(gpu, &case, None, &inputs);
         let small = cut(20_000);
-        let plan = case.config(None).plan(small.context().capabilities(), case.shape(), true, true);
+        let plan = case
+            .config(None)
+            .plan(small.context().capabilities(), case.shape(), true, true);
         assert!(plan.unwrap().dispatches.len() > 4);
         let got = run(&small, &case, None, &inputs);
         for (i, (got, want)) in got.iter().zip(&whole).enumerate() {
             if RESULTS[i] == "grad_v" {
                 // summed in other blocks
-                let off = got.iter().zip(want).any(|(a, b)| (a - b).abs() > 1e-5 * b.abs().max(1.0));
+                let off = got
+                    .iter()
+                    .zip(want)
+                    .any(|(a, b)| (a - b).abs() > 1e-5 * b.abs().max(1.0));
                 assert!(!off, "{got:?} {want:?}");
             } else {
                 assert_eq!(bits(got), bits(want), "{}", RESULTS[i]);
             }
         }
-        let error = case.config(None).plan(cut(1024).context().capabilities(), case.shape(), true, true);
+        let error =
+            case.config(None)
+                .plan(cut(1024).context().capabilities(), case.shape(), true, true);
         assert!(matches!(error, Err(Error::Limit { .. })), "{error:?}");
     }
 }
@@ -346,7 +360,8 @@ fn forward_alone_and_without_options() {
         v.slice(..),
         output.buffer.slice(..),
     );
-    gpu.run(|pass| op.record(pass, SMALL.shape(), buffers)).unwrap();
+    gpu.run(|pass| op.record(pass, SMALL.shape(), buffers))
+        .unwrap();
     assert_eq!(bits(&output.read(gpu)), bits(&all[0]));
     assert_eq!(op.scratch_size(SMALL.shape()), Ok(0));
 
@@ -376,16 +391,28 @@ fn mistakes_are_named() {
             ..Default::default()
         };
         let shape = Case { q_len, ..SMALL }.shape();
-        let both = [config.plan(&floor, shape, true, false), config.plan_backward(&floor, shape)];
+        let both = [
+            config.plan(&floor, shape, true, false),
+            config.plan_backward(&floor, shape),
+        ];
         both.map(|plan| plan.unwrap_err().to_string())
     };
     let [forward, backward] = plan(0, 1, 1, None);
     assert_eq!(forward, "dim is 0, expected 1 to less than 2^24");
     assert_eq!(forward, backward);
-    assert_eq!(plan(1, 0, 1, None)[0], "value_dim is 0, expected 1 to less than 2^24");
-    assert_eq!(plan(1, 1, 1 << 30, None)[1], "q_len is 1073741824, expected less than 2^30");
+    assert_eq!(
+        plan(1, 0, 1, None)[0],
+        "value_dim is 0, expected 1 to less than 2^24"
+    );
+    assert_eq!(
+        plan(1, 1, 1 << 30, None)[1],
+        "q_len is 1073741824, expected less than 2^30"
+    );
     let subgroup = plan(1, 1, 1, Some(Variant::Subgroup));
-    assert!(subgroup[0].contains("subgroup variant of additive attention"), "{subgroup:?}");
+    assert!(
+        subgroup[0].contains("subgroup variant of additive attention"),
+        "{subgroup:?}"
+    );
 }
 
 #[test]
@@ -401,7 +428,14 @@ fn huge_shapes_are_refused_without_overflow() {
                         ..Default::default()
                     };
                     for mask in [None, mask(true, true, true)] {
-                        let shape = Case { batch, q_len, kv_len, mask, ..SMALL }.shape();
+                        let shape = Case {
+                            batch,
+                            q_len,
+                            kv_len,
+                            mask,
+                            ..SMALL
+                        }
+                        .shape();
                         let _ = config.plan(&floor, shape, true, true);
                         let _ = config.plan_backward(&floor, shape);
                     }
@@ -437,7 +471,11 @@ fn gradients_of_the_reference_are_differences() {
             v: &v,
         };
         let output = reference::additive_attention(&problem, inputs).output;
-        output.iter().zip(&grad_output).map(|(o, g)| o * g).sum::<f64>()
+        output
+            .iter()
+            .zip(&grad_output)
+            .map(|(o, g)| o * g)
+            .sum::<f64>()
     };
     let given = reference::Inputs {
         query: &exact[0],
@@ -456,7 +494,10 @@ fn gradients_of_the_reference_are_differences() {
                 of(&moved)
             };
             let difference = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-            assert!((difference - grad).abs() < 1e-8, "{tensor} {i}: {difference} {grad}");
+            assert!(
+                (difference - grad).abs() < 1e-8,
+                "{tensor} {i}: {difference} {grad}"
+            );
         }
     }
 }
@@ -473,7 +514,13 @@ fn outputs_in_one_buffer_with_the_inputs() {
     // query, key, value, v and the output, each at a multiple of 256 bytes
     let mut words: Vec<f32> = Vec::new();
     let mut starts = Vec::new();
-    for x in [&inputs.query, &inputs.key, &inputs.value, &inputs.v, &want[0]] {
+    for x in [
+        &inputs.query,
+        &inputs.key,
+        &inputs.value,
+        &inputs.v,
+        &want[0],
+    ] {
         words.resize(words.len().next_multiple_of(64), 0.0);
         starts.push(4 * words.len() as u64);
         words.extend(x);
@@ -488,7 +535,8 @@ fn outputs_in_one_buffer_with_the_inputs() {
     };
     let op = AdditiveAttention::new(gpu.context(), case.config(None)).unwrap();
     let buffers = AdditiveAttentionBuffers::new(slice(0), slice(1), slice(2), slice(3), slice(4));
-    gpu.run(|pass| op.record(pass, case.shape(), buffers)).unwrap();
+    gpu.run(|pass| op.record(pass, case.shape(), buffers))
+        .unwrap();
     let all: Vec<f32> = gpu.download(&buffer).unwrap();
     assert_eq!(bits(&all[end..end + want[0].len()]), bits(&want[0]));
     assert_eq!(all[all.len() - 3..], [7.0; 3]);

@@ -2,10 +2,12 @@
 
 mod common;
 
-use common::attention::{Case, SMALL, check, run, variants};
+use common::attention::{AXES, Case, Inputs, SMALL, check, check_inputs, run, variants};
 use common::{Random, bits, gpu, guises};
-use gatefold::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Causal, Layout};
-use gatefold::{Error, Variant};
+use gatefold::{
+    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Causal, Layout,
+};
+use gatefold::{Axes, ElementType, Error, Variant};
 
 #[test]
 fn plain() {
@@ -169,13 +171,16 @@ fn masked_values_do_not_reach_the_result_as_nan() {
         batch: 1,
         ..SMALL
     };
-    let problem = case.problem();
     let clean = case.inputs();
+    let problem = case.problem(&clean);
     let mut inputs = clean.clone();
     // key 20 of every head: rows before 20 may not attend it; and the keys that no row attends
     for head in 0..problem.num_kv_heads {
-        for (tensor, dim) in [(1, problem.head_dim), (2, problem.value_dim)] {
-            let head = &mut inputs[tensor][head * problem.kv_len * dim..][..problem.kv_len * dim];
+        for (tensor, dim) in [
+            (&mut inputs.key, problem.head_dim),
+            (&mut inputs.value, problem.value_dim),
+        ] {
+            let head = &mut tensor[head * problem.kv_len * dim..][..problem.kv_len * dim];
             head[20 * dim..][..dim].fill(f32::NAN);
             head[40 * dim..].fill(f32::INFINITY);
         }
@@ -209,7 +214,7 @@ fn heads_are_cut_where_a_binding_ends() {
         let cut = gpu.with_capabilities(capabilities, Default::default());
         let plan = case
             .config(None)
-            .plan(&capabilities, case.shape(), true)
+            .plan(&capabilities, case.shape(), case.given())
             .unwrap();
         assert!(plan.dispatches.len() > 1, "{}", plan.dispatches.len());
         assert_eq!(
@@ -223,7 +228,7 @@ fn heads_are_cut_where_a_binding_ends() {
     };
     let error = case
         .config(None)
-        .plan(&capabilities, case.shape(), true)
+        .plan(&capabilities, case.shape(), case.given())
         .unwrap_err();
     assert!(
         matches!(
@@ -274,8 +279,13 @@ fn packed_query_key_value_in_one_buffer_with_the_output() {
         causal: Causal::TopLeft,
         ..case
     };
-    let [query, key, value] = [pick(0), pick(1), pick(2)];
-    let [want, _] = run(gpu, &case, Variant::Portable, &[query, key, value]);
+    let inputs = Inputs {
+        query: pick(0),
+        key: pick(1),
+        value: pick(2),
+        ..case.inputs()
+    };
+    let [want, _] = run(gpu, &case, Variant::Portable, &inputs);
 
     let strides = Layout::Strides {
         batch: len * 3 * width,
@@ -313,12 +323,237 @@ fn packed_query_key_value_in_one_buffer_with_the_output() {
     }
 }
 
+/// The options, each by itself.
+const OPTIONS: [Case; 13] = [
+    Case {
+        window_left: Some(9),
+        window_right: Some(4),
+        ..SMALL
+    },
+    Case {
+        window_left: Some(0),
+        causal: Causal::BottomRight,
+        ..SMALL
+    },
+    Case {
+        window_right: Some(0),
+        ..SMALL
+    },
+    Case {
+        window_left: Some(70),
+        causal: Causal::Offset(60),
+        ..SMALL
+    },
+    Case {
+        softcap: Some(2.0),
+        ..SMALL
+    },
+    Case {
+        dropout: Some(0.3),
+        ..SMALL
+    },
+    Case {
+        bias: Some((ElementType::F32, Axes::ALL)),
+        ..SMALL
+    },
+    Case {
+        mask: Some(Axes::ALL),
+        ..SMALL
+    },
+    Case {
+        alibi: true,
+        ..SMALL
+    },
+    Case {
+        sinks: true,
+        ..SMALL
+    },
+    Case {
+        kv_lengths: Some(&[17, 53]),
+        ..SMALL
+    },
+    Case {
+        kv_lengths: Some(&[0, 99]),
+        causal: Causal::BottomRight,
+        ..SMALL
+    },
+    Case {
+        scale: Some(-0.3),
+        ..SMALL
+    },
+];
+
+/// And together, with everything else that differs.
+const COMBINATIONS: [Case; 5] = [
+    Case {
+        num_heads: 6,
+        num_kv_heads: 2,
+        value_dim: 24,
+        causal: Causal::BottomRight,
+        window_left: Some(20),
+        softcap: Some(3.0),
+        dropout: Some(0.2),
+        bias: Some((ElementType::F16, AXES[1])),
+        mask: Some(AXES[2]),
+        alibi: true,
+        sinks: true,
+        kv_lengths: Some(&[31, 53]),
+        layout: Layout::Bshd,
+        ..SMALL
+    },
+    Case {
+        head_dim: 20,
+        causal: Causal::TopLeft,
+        bias: Some((ElementType::Bf16, AXES[3])),
+        sinks: true,
+        kv_lengths: Some(&[0, 40]),
+        ..SMALL
+    },
+    Case {
+        q_len: 90,
+        kv_len: 150,
+        mask: Some(AXES[5]),
+        dropout: Some(0.5),
+        window_right: Some(30),
+        ..SMALL
+    },
+    Case {
+        element: ElementType::F16,
+        causal: Causal::Offset(-7),
+        mask: Some(AXES[3]),
+        alibi: true,
+        sinks: true,
+        ..SMALL
+    },
+    Case {
+        element: ElementType::Bf16,
+        head_dim: 13,
+        value_dim: 7,
+        bias: Some((ElementType::F32, AXES[4])),
+        softcap: Some(1.0),
+        ..SMALL
+    },
+];
+
+#[test]
+fn each_option() {
+    OPTIONS.into_iter().for_each(check);
+}
+
+#[test]
+fn options_together() {
+    COMBINATIONS.into_iter().for_each(check);
+}
+
+#[test]
+fn bias_and_mask_broadcast_along_any_axis() {
+    for axes in AXES {
+        check(Case {
+            bias: Some((ElementType::F32, axes)),
+            ..SMALL
+        });
+        check(Case {
+            mask: Some(axes),
+            kv_len: 70,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn halves_with_odd_rows() {
+    for element in [ElementType::F16, ElementType::Bf16] {
+        check(Case {
+            element,
+            head_dim: 13,
+            value_dim: 9,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn head_dims_up_to_512() {
+    for (head_dim, value_dim) in [(512, 512), (288, 320), (40, 512)] {
+        check(Case {
+            num_heads: 1,
+            num_kv_heads: 1,
+            batch: 1,
+            q_len: 21,
+            head_dim,
+            value_dim,
+            causal: Causal::TopLeft,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn what_is_masked_may_be_anything() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case {
+        kv_lengths: Some(&[40, 53]),
+        mask: Some(Axes {
+            head: false,
+            query: false,
+            ..Axes::ALL
+        }),
+        bias: Some((
+            ElementType::F32,
+            Axes {
+                batch: false,
+                head: false,
+                query: false,
+                key: true,
+            },
+        )),
+        sinks: true,
+        ..SMALL
+    };
+    for poison in [f32::NAN, 1e30, f32::INFINITY] {
+        let mut inputs = case.inputs();
+        let kv_len = case.kv_len as usize;
+        for j in (0..kv_len).step_by(3) {
+            inputs.mask[j] = false;
+            inputs.mask[kv_len + j] = false;
+        }
+        inputs.bias[1] = -1e30;
+        inputs.bias[4] = f32::NEG_INFINITY;
+        let clean = inputs.clone();
+        let heads = case.num_kv_heads as usize;
+        for (at, lengths) in [(0, 40), (1, 53)] {
+            for h in 0..heads {
+                for j in 0..kv_len {
+                    if inputs.mask[at * kv_len + j] && j < lengths && j != 1 && j != 4 {
+                        continue;
+                    }
+                    let row = (at * heads + h) * kv_len + j;
+                    inputs.key[row * 16..][..16].fill(poison);
+                    inputs.value[row * 16..][..16].fill(poison);
+                }
+            }
+        }
+        for (guise, variant, tile) in variants(&guises(gpu), &case) {
+            let got = run(&guise, &case, variant, &inputs);
+            let want = run(&guise, &case, variant, &clean);
+            for (got, want) in got.iter().zip(&want) {
+                assert_eq!(bits(got), bits(want), "{poison}: {variant}, {tile}");
+            }
+        }
+        check_inputs(&guises(gpu)[..1], case, &clean);
+    }
+}
+
 #[test]
 fn mistakes_are_named() {
     let Some(gpu) = gpu() else { return };
     let op = Attention::new(gpu.context(), SMALL.config(None)).unwrap();
     let shape = SMALL.shape();
-    let plan_error = |shape| op.plan(shape, false).unwrap_err().to_string();
+    let plan_error = |shape| {
+        op.plan(shape, AttentionGiven::default())
+            .unwrap_err()
+            .to_string()
+    };
     assert_eq!(
         plan_error(AttentionShape {
             num_kv_heads: 2,
@@ -350,12 +585,12 @@ fn mistakes_are_named() {
     let error = Attention::new(
         gpu.context(),
         AttentionConfig {
-            head_dim: 257,
+            head_dim: 513,
             ..Default::default()
         },
     );
     assert_eq!(
         error.unwrap_err().to_string(),
-        "head_dim is 257, expected 1 to 256"
+        "head_dim is 513, expected 1 to 512"
     );
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use gatefold::kernel::{Dispatch, MAX_STEPS, Operand, WINDOW_ALIGNMENT};
 use gatefold::{
-    AttentionConfig, AttentionShape, Capabilities, Causal, Cell, Direction, Error, Given, Layout,
-    Plan, RecurrentConfig, RecurrentShape, Tier, Variant,
+    AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal, Cell, Direction, Error,
+    Given, Layout, Plan, RecurrentConfig, RecurrentShape, Tier, Variant,
 };
 use proptest::prelude::*;
 
@@ -33,6 +33,11 @@ fn devices() -> impl Strategy<Value = Capabilities> {
     )
 }
 
+const GIVEN: AttentionGiven = AttentionGiven {
+    log_sum_exp: true,
+    kv_lengths: false,
+};
+
 fn configs() -> impl Strategy<Value = AttentionConfig> {
     let causal = prop_oneof![
         Just(Causal::No),
@@ -43,7 +48,7 @@ fn configs() -> impl Strategy<Value = AttentionConfig> {
     ];
     let variant =
         prop::sample::select(vec![None, Some(Variant::Portable), Some(Variant::Subgroup)]);
-    let dims = (0..260u32, prop::option::of(0..260u32));
+    let dims = (0..520u32, prop::option::of(0..520u32));
     (dims, prop::option::of(any::<f32>()), causal, variant).prop_map(
         |((head_dim, value_dim), scale, causal, variant)| AttentionConfig {
             head_dim,
@@ -51,6 +56,7 @@ fn configs() -> impl Strategy<Value = AttentionConfig> {
             scale,
             causal,
             variant,
+            ..Default::default()
         },
     )
 }
@@ -294,7 +300,7 @@ proptest! {
         config in configs(),
         shape in shapes(4, 5, 150, 4000),
     ) {
-        match config.plan(&device, shape, true) {
+        match config.plan(&device, shape, GIVEN) {
             Ok(plan) => {
                 check_launches(&plan, &device)?;
                 check_heads(&config, &shape, &plan)?;
@@ -315,7 +321,7 @@ proptest! {
         config in configs(),
         shape in shapes(u32::MAX, u32::MAX, u32::MAX, u32::MAX),
     ) {
-        if let Ok(plan) = config.plan(&device, shape, true) {
+        if let Ok(plan) = config.plan(&device, shape, GIVEN) {
             check_launches(&plan, &device)?;
         }
     }
@@ -336,17 +342,17 @@ fn attention_refuses_what_no_device_can_hold() {
         };
         for layout in [Layout::Bhsd, Layout::Bshd] {
             let whole =
-                AttentionShape::new(u32::MAX, u32::MAX, u32::MAX, (1 << 30) - 1, (1 << 30) - 1);
+                AttentionShape::new(u32::MAX, u32::MAX, u32::MAX, (1 << 28) - 1, (1 << 28) - 1);
             let error = config
-                .plan(&device, whole.with_layout(layout), true)
+                .plan(&device, whole.with_layout(layout), GIVEN)
                 .unwrap_err();
             assert!(matches!(error, Error::Limit { .. }), "{error}");
         }
-        let long = AttentionShape::new(1, 1, 1, 1 << 30, 1);
-        let error = config.plan(&device, long, true).unwrap_err();
+        let long = AttentionShape::new(1, 1, 1, 1 << 28, 1);
+        let error = config.plan(&device, long, GIVEN).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "q_len is 1073741824, expected less than 2^30"
+            "q_len is 268435456, expected less than 2^28"
         );
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use gatefold::{
-    AttentionConfig, AttentionShape, Capabilities, Cell, GemmConfig, GemmShape, Given, Plan,
-    RecurrentConfig, RecurrentShape, Variant,
+    AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Cell, GemmConfig, GemmShape,
+    Given, Plan, RecurrentConfig, RecurrentShape, Variant,
 };
 
 const BEGIN: &str = "<!-- support matrix: begin -->\n";
@@ -36,7 +36,7 @@ fn devices() -> [(&'static str, Capabilities); 4] {
 fn attention(device: &Capabilities) -> Plan {
     let shape = AttentionShape::new(1, 8, 8, 512, 512);
     AttentionConfig::default()
-        .plan(device, shape, true)
+        .plan(device, shape, AttentionGiven::default())
         .unwrap()
 }
 

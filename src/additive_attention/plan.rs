@@ -49,7 +49,11 @@ impl Tensor {
     pub fn operand(&self, batches: &Range<u64>) -> (Operand, u32) {
         // `check` has seen that these fit 64 bits
         let each = self.each as u64;
-        window(self.name, batches.start * each..batches.end * each, self.size)
+        window(
+            self.name,
+            batches.start * each..batches.end * each,
+            self.size,
+        )
     }
 }
 
@@ -196,12 +200,7 @@ impl<'a> Planner<'a> {
             .collect())
     }
 
-    fn dispatches(
-        &self,
-        batches: &Range<u64>,
-        log_sum_exp: bool,
-        weights: bool,
-    ) -> Vec<Dispatch> {
+    fn dispatches(&self, batches: &Range<u64>, log_sum_exp: bool, weights: bool) -> Vec<Dispatch> {
         let shape = &self.shape;
         let [query, key, value] = self.inputs().map(|tensor| tensor.operand(batches));
         let mask = self.mask(batches);
@@ -239,7 +238,14 @@ impl<'a> Planner<'a> {
             let mut constants = constants.clone();
             constants.extend(extra.map(|many| ("MANY_VALUE_CHUNKS", Constant::Bool(many))));
             let operands = [
-                &query.0, &key.0, &value.0, &v, &mask.operand, &lengths, &result.0, &lse.0,
+                &query.0,
+                &key.0,
+                &value.0,
+                &v,
+                &mask.operand,
+                &lengths,
+                &result.0,
+                &lse.0,
             ];
             Dispatch {
                 kernel,

@@ -114,7 +114,13 @@ impl Tile {
     pub fn forward(self, element: ElementType) -> Kernel {
         let parts = vec![COMMON, element.part(), PROBLEM];
         let params = super::plan::Params::FIELDS;
-        self.kernel("additive_attention", parts, params, FORWARD_STORAGE, FORWARD)
+        self.kernel(
+            "additive_attention",
+            parts,
+            params,
+            FORWARD_STORAGE,
+            FORWARD,
+        )
     }
 
     pub fn weights(self, element: ElementType) -> Kernel {
@@ -148,7 +154,10 @@ impl Tile {
         if self.subgroup {
             constants.extend([
                 ("LANES", Constant::U32(self.threads)),
-                ("COLUMNS_PER_LANE", Constant::U32(self.columns / self.threads)),
+                (
+                    "COLUMNS_PER_LANE",
+                    Constant::U32(self.columns / self.threads),
+                ),
             ]);
         } else {
             constants.push(("COLUMN_QUADS", Constant::U32(self.columns / 4)));

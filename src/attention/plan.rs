@@ -1,44 +1,15 @@
 //! Which variant, chunks and grids a call of attention runs with.
 
-use super::tensors::{Chunk, Tensor, Tensors};
+use super::gathered::Gathered;
+use super::problem::{Params, Problem};
+use super::tensors::{Chunk, Tensors};
 use super::tile::Tile;
-use super::{AttentionConfig, AttentionShape, Causal};
-use crate::kernel::{Dispatch, Operand, fold_grid, params};
+use super::{AttentionConfig, AttentionGiven, AttentionShape, Causal};
+use crate::kernel::{Dispatch, Operand, fold_grid};
+use crate::plan::check_elements;
 use crate::{Capabilities, Error, Plan, Variant};
-use std::ops::Range;
 
-const MAX_HEAD_DIM: u32 = 256;
-
-params! {
-    pub(super) struct Params {
-        q_len: u32,
-        kv_len: u32,
-        num_heads: u32,
-        group_size: u32,
-        num_tiles: u32,
-        num_groups: u32,
-        scale_log2: f32,
-        offset: i32,
-        write_log_sum_exp: u32,
-        query_first: u32,
-        query_batch: u32,
-        query_head: u32,
-        query_token: u32,
-        key_first: u32,
-        key_batch: u32,
-        key_head: u32,
-        key_token: u32,
-        value_first: u32,
-        value_batch: u32,
-        value_head: u32,
-        value_token: u32,
-        output_first: u32,
-        output_batch: u32,
-        output_head: u32,
-        output_token: u32,
-        log_sum_exp_first: u32,
-    }
-}
+const MAX_HEAD_DIM: u32 = 512;
 
 impl AttentionConfig {
     /// The variants that a device can run, best first.
@@ -46,7 +17,7 @@ impl AttentionConfig {
         Variant::available(capabilities)
     }
 
-    /// How a call runs on a device with `capabilities`; `log_sum_exp` says whether it is asked for.
+    /// How a call runs on a device with `capabilities`.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Feature`], [`Error::Limit`].
@@ -54,179 +25,240 @@ impl AttentionConfig {
         &self,
         capabilities: &Capabilities,
         shape: AttentionShape,
-        log_sum_exp: bool,
+        given: AttentionGiven,
     ) -> Result<Plan, Error> {
         let variant = Variant::choose(self.variant, self.variants(capabilities), "attention")?;
-        let value_dim = self.value_dim.unwrap_or(self.head_dim);
-        for (name, dim) in [("head_dim", self.head_dim), ("value_dim", value_dim)] {
-            if !(1..=MAX_HEAD_DIM).contains(&dim) {
-                return Err(Error::shape(name, dim, "1 to 256"));
-            }
-        }
-        check(&shape)?;
-        let tensors = Tensors::new(self.head_dim, value_dim, &shape);
+        self.check(&shape, given)?;
+        let tensors = Tensors::new(self, &shape);
         tensors.check(&shape)?;
 
-        let tile = Tile::choose(capabilities, variant, self.head_dim, value_dim);
+        let tile = Tile::choose(capabilities, variant, self.head_dim, self.value_dim());
+        let blocks = self.mask.then(|| tile.blocks());
+        let gathered = Gathered::new(self, &shape, given, blocks);
+        gathered.check(capabilities)?;
         let mut dispatches = Vec::new();
         if shape.batch > 0 && shape.q_len > 0 {
-            let planner = Planner {
+            gathered.dispatches(&shape, blocks, &mut dispatches);
+            let problem = Problem {
                 config: self,
+                shape: &shape,
+                given,
+                tensors: &tensors,
+                gathered: &gathered,
+            };
+            let planner = Planner {
+                problem,
                 variant,
                 tile,
-                shape,
-                tensors,
-                log_sum_exp,
             };
-            let chunks = planner
-                .tensors
-                .chunks(&shape, capabilities.storage_binding_size)?;
-            dispatches.extend(chunks.into_iter().map(|chunk| planner.dispatch(chunk)));
+            for chunk in tensors.chunks(&shape, &[], capabilities.storage_binding_size)? {
+                dispatches.push(planner.dispatch(&chunk)?);
+            }
         }
-        let heads = f64::from(shape.batch) * f64::from(shape.num_heads);
-        let kv_heads = f64::from(shape.batch) * f64::from(shape.num_kv_heads);
-        let dims = f64::from(self.head_dim) + f64::from(value_dim);
-        let rows = heads * f64::from(shape.q_len);
         Ok(Plan {
             variant,
             describe: tile.describe(),
             dispatches,
-            scratch_size: 0,
-            flops: 2.0 * heads * dims * self.causal.pairs(shape.q_len, shape.kv_len),
-            bytes: 4.0 * (dims * (rows + kv_heads * f64::from(shape.kv_len)) + rows),
+            scratch_size: 4 * gathered.len,
+            flops: self.flops(&shape),
+            bytes: self.bytes(&shape),
         })
     }
+
+    /// Of the two products of the forward pass, over the pairs that causal mask and windows allow.
+    pub(super) fn flops(&self, shape: &AttentionShape) -> f64 {
+        let heads = f64::from(shape.batch) * f64::from(shape.num_heads);
+        let dims = f64::from(self.head_dim) + f64::from(self.value_dim());
+        2.0 * heads * dims * self.pairs(shape.q_len, shape.kv_len)
+    }
+
+    /// Each tensor once.
+    pub(super) fn bytes(&self, shape: &AttentionShape) -> f64 {
+        let q_rows = f64::from(shape.batch) * f64::from(shape.num_heads) * f64::from(shape.q_len);
+        let kv_rows =
+            f64::from(shape.batch) * f64::from(shape.num_kv_heads) * f64::from(shape.kv_len);
+        let (head_dim, value_dim) = (f64::from(self.head_dim), f64::from(self.value_dim()));
+        let inputs = head_dim * q_rows + (head_dim + value_dim) * kv_rows;
+        self.element.size() as f64 * inputs + 4.0 * (value_dim + 1.0) * q_rows
+    }
+
+    /// Query-key pairs of a head that causal mask and windows allow.
+    fn pairs(&self, q_len: u32, kv_len: u32) -> f64 {
+        let offset = self.causal.offset(q_len, kv_len).unwrap_or(0);
+        let right = match self.causal {
+            Causal::No => self.window_right.map(i64::from),
+            _ => Some(0),
+        };
+        let up_to = |bound: Option<i64>| match bound {
+            None => f64::from(q_len) * f64::from(kv_len),
+            Some(bound) => pairs_up_to(bound, q_len.into(), kv_len.into()),
+        };
+        let below = self
+            .window_left
+            .map_or(0.0, |left| up_to(Some(offset - i64::from(left) - 1)));
+        (up_to(right.map(|right| offset + right)) - below).max(0.0)
+    }
+
+    pub(super) fn check(&self, shape: &AttentionShape, given: AttentionGiven) -> Result<(), Error> {
+        for (name, dim) in [("head_dim", self.head_dim), ("value_dim", self.value_dim())] {
+            if !(1..=MAX_HEAD_DIM).contains(&dim) {
+                return Err(Error::shape(name, dim, format!("1 to {MAX_HEAD_DIM}")));
+            }
+        }
+        if self
+            .softcap
+            .is_some_and(|cap| !(cap > 0.0 && cap.is_finite()))
+        {
+            return Err(Error::shape("softcap", 0, "a finite number above 0"));
+        }
+        if self.dropout.is_some_and(|p| !(0.0..1.0).contains(&p)) {
+            return Err(Error::shape(
+                "dropout",
+                1,
+                "a probability from 0 to below 1",
+            ));
+        }
+        if shape.num_heads == 0 {
+            return Err(Error::shape("num_heads", 0, "at least 1"));
+        }
+        if shape.num_kv_heads == 0 || !shape.num_heads.is_multiple_of(shape.num_kv_heads) {
+            let expected = format!("a divisor of num_heads, {}", shape.num_heads);
+            return Err(Error::shape("num_kv_heads", shape.num_kv_heads, expected));
+        }
+        for (name, len) in [("q_len", shape.q_len), ("kv_len", shape.kv_len)] {
+            if len >= 1 << 28 {
+                return Err(Error::shape(name, len, "less than 2^28"));
+            }
+        }
+        if self.mask || self.bias.is_some() {
+            let pairs = [shape.batch, shape.num_heads, shape.q_len, shape.kv_len];
+            check_elements(pairs.iter().map(|&len| u128::from(len)).product())?;
+        }
+        if let Some(packed) = shape.packed {
+            if shape.paged.is_some() {
+                let problem = "packed sequences have no pages";
+                return Err(Error::Operand {
+                    name: "block_table",
+                    problem,
+                });
+            }
+            for (name, len, tokens) in [
+                ("q_len", shape.q_len, packed.query_tokens),
+                ("kv_len", shape.kv_len, packed.key_tokens),
+            ] {
+                if len > tokens {
+                    let expected = format!("the longest of the packed sequences, at most {tokens}");
+                    return Err(Error::shape(name, len, expected));
+                }
+            }
+        }
+        if let Some(paged) = shape.paged {
+            if paged.block_size == 0 || paged.num_blocks == 0 {
+                return Err(Error::shape(
+                    "block_size and num_blocks",
+                    0,
+                    "at least 1 each",
+                ));
+            }
+            let most = u64::from(paged.max_blocks) * u64::from(paged.block_size);
+            if u64::from(shape.kv_len) > most {
+                let expected = format!("at most max_blocks * block_size = {most}");
+                return Err(Error::shape("kv_len", shape.kv_len, expected));
+            }
+            if !given.kv_lengths {
+                let problem = "is needed with a block table";
+                return Err(Error::Operand {
+                    name: "kv_lengths",
+                    problem,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pairs with `j <= i + bound`.
+fn pairs_up_to(bound: i64, q_len: i64, kv_len: i64) -> f64 {
+    // row i has i + bound + 1 of them: none before row `empty`, all from row `full` on
+    let empty = (-bound).clamp(0, q_len);
+    let full = (kv_len - bound - 1).clamp(empty, q_len);
+    let (first, last) = (empty + bound + 1, full + bound);
+    let partly = (full - empty) as f64 * (first + last) as f64 / 2.0;
+    partly + (q_len - full) as f64 * kv_len as f64
 }
 
 /// What the dispatches of a call depend on.
 struct Planner<'a> {
-    config: &'a AttentionConfig,
+    problem: Problem<'a>,
     variant: Variant,
     tile: Tile,
-    shape: AttentionShape,
-    tensors: Tensors,
-    log_sum_exp: bool,
 }
 
 impl Planner<'_> {
     /// One launch over some of the batch rows and heads.
-    fn dispatch(&self, (batches, kv_heads): Chunk) -> Dispatch {
+    fn dispatch(&self, chunk: &Chunk) -> Result<Dispatch, Error> {
         let Self {
-            config,
+            problem,
             variant,
             tile,
+        } = self;
+        let Problem {
+            config,
             shape,
-            log_sum_exp,
-            ..
-        } = *self;
-        let group_size = shape.num_heads / shape.num_kv_heads;
-        let group = u64::from(group_size);
-        let heads = kv_heads.start * group..kv_heads.end * group;
-        let Tensors {
-            query,
-            key,
-            value,
-            output,
-            log_sum_exp: lse,
-        } = &self.tensors;
-        let operand = |tensor: &Tensor, heads: &Range<u64>| match tensor.span(&batches, heads) {
-            span if span.is_empty() => (Operand::Unused, 0),
-            span => Operand::elements(tensor.name, span),
+            given,
+            tensors,
+            gathered,
+        } = *problem;
+        let heads = problem.heads(chunk);
+        let (params, inputs) = problem.params(chunk);
+        let (output, output_first) = tensors.output.operand(&chunk.0, &heads);
+        let (log_sum_exp, log_sum_exp_first) = match given.log_sum_exp {
+            true => tensors.log_sum_exp.operand(&chunk.0, &heads),
+            false => (Operand::Unused, 0),
         };
-        let (query_operand, query_first) = operand(query, &heads);
-        let (key_operand, key_first) = operand(key, &kv_heads);
-        let (value_operand, value_first) = operand(value, &kv_heads);
-        let (output_operand, output_first) = operand(output, &heads);
-        let (lse_operand, log_sum_exp_first) = if log_sum_exp {
-            operand(lse, &heads)
-        } else {
-            (Operand::Unused, 0)
-        };
-
-        let num_heads = (heads.end - heads.start) as u32;
         let num_tiles = shape.q_len.div_ceil(tile.queries());
-        let num_groups =
-            u64::from(num_tiles) * u64::from(num_heads) * (batches.end - batches.start);
-        let head_dim = config.head_dim;
-        let scale = config
-            .scale
-            .map_or_else(|| f64::from(head_dim).sqrt().recip(), f64::from);
-        // any offset beyond the lengths means the same as one at them
-        let reach = i64::from(shape.q_len.max(shape.kv_len)) + 1;
-        let offset = config.causal.offset(shape.q_len, shape.kv_len).unwrap_or(0);
+        let batches = chunk.0.end - chunk.0.start;
+        let num_groups = groups(u64::from(num_tiles) * (heads.end - heads.start), batches)?;
         let params = Params {
-            q_len: shape.q_len,
-            kv_len: shape.kv_len,
-            num_heads,
-            group_size,
             num_tiles,
-            num_groups: num_groups as u32,
-            scale_log2: (scale * std::f64::consts::LOG2_E) as f32,
-            offset: offset.clamp(-reach, reach) as i32,
-            write_log_sum_exp: log_sum_exp.into(),
-            query_first,
-            query_batch: query.batch as u32,
-            query_head: query.head as u32,
-            query_token: query.token as u32,
-            key_first,
-            key_batch: key.batch as u32,
-            key_head: key.head as u32,
-            key_token: key.token as u32,
-            value_first,
-            value_batch: value.batch as u32,
-            value_head: value.head as u32,
-            value_token: value.token as u32,
+            num_groups,
             output_first,
-            output_batch: output.batch as u32,
-            output_head: output.head as u32,
-            output_token: output.token as u32,
+            output_batch: tensors.output.batch as u32,
+            output_head: tensors.output.head as u32,
+            output_token: tensors.output.token as u32,
             log_sum_exp_first,
+            log_sum_exp_batch: tensors.log_sum_exp.batch as u32,
+            log_sum_exp_head: tensors.log_sum_exp.head as u32,
+            ..params
         };
-        let value_dim = config.value_dim.unwrap_or(head_dim);
-        Dispatch {
-            kernel: tile.kernel(variant),
-            constants: tile.constants(head_dim, value_dim, config.causal != Causal::No),
+        let mut constants = problem.constants(*variant, config.mask.then(|| tile.blocks()));
+        constants.push(("FOLDED", crate::kernel::Constant::Bool(false)));
+        constants.extend(tile.constants(config.value_dim()));
+        Ok(Dispatch {
+            kernel: tile.kernel(*variant, config.element),
+            constants,
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![
-                query_operand,
-                key_operand,
-                value_operand,
-                output_operand,
-                lse_operand,
+                inputs.query,
+                inputs.key,
+                inputs.value,
+                inputs.bias,
+                Gathered::operand(gathered.len),
+                output,
+                log_sum_exp,
             ],
-            grid: fold_grid(num_groups),
+            grid: fold_grid(num_groups.into()),
             steps: 1,
-        }
+        })
     }
 }
 
-impl Causal {
-    /// Query-key pairs that may attend.
-    fn pairs(self, q_len: u32, kv_len: u32) -> f64 {
-        let Some(offset) = self.offset(q_len, kv_len) else {
-            return f64::from(q_len) * f64::from(kv_len);
-        };
-        let (q_len, kv_len) = (i64::from(q_len), i64::from(kv_len));
-        // row i may attend i + offset + 1 keys: none before row `empty`, all from row `full` on
-        let empty = (-offset).clamp(0, q_len);
-        let full = (kv_len - offset - 1).clamp(empty, q_len);
-        let partly = (full - empty) * (empty + full + 2 * offset + 1) / 2;
-        (partly + (q_len - full) * kv_len) as f64
-    }
-}
-
-fn check(shape: &AttentionShape) -> Result<(), Error> {
-    if shape.num_heads == 0 {
-        return Err(Error::shape("num_heads", 0, "at least 1"));
-    }
-    if shape.num_kv_heads == 0 || !shape.num_heads.is_multiple_of(shape.num_kv_heads) {
-        let expected = format!("a divisor of num_heads, {}", shape.num_heads);
-        return Err(Error::shape("num_kv_heads", shape.num_kv_heads, expected));
-    }
-    for (name, len) in [("q_len", shape.q_len), ("kv_len", shape.kv_len)] {
-        if len >= 1 << 30 {
-            return Err(Error::shape(name, len, "less than 2^30"));
-        }
-    }
-    Ok(())
+/// Workgroups of a dispatch, which the kernels count in 32 bits.
+pub(super) fn groups(each: u64, times: u64) -> Result<u32, Error> {
+    let needed = each.saturating_mul(times);
+    u32::try_from(needed).map_err(|_| Error::Limit {
+        limit: "workgroups of one dispatch",
+        needed,
+        allowed: u32::MAX.into(),
+    })
 }

@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, Layout};
-use crate::Error;
+use super::{AttentionConfig, AttentionShape, Axes, Layout};
+use crate::kernel::Operand;
 use crate::plan::{check_dispatches, check_elements};
+use crate::{ElementType, Error};
 
 /// Strides and lengths of one tensor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tensor {
     pub name: &'static str,
+    pub element: ElementType,
     pub batch: u64,
     pub head: u64,
     pub token: u64,
@@ -18,9 +20,16 @@ pub(super) struct Tensor {
 }
 
 impl Tensor {
-    fn new(name: &'static str, layout: Layout, heads: u32, len: u32, dim: u32) -> Self {
+    fn new(
+        name: &'static str,
+        element: ElementType,
+        layout: Layout,
+        heads: u32,
+        len: u32,
+        dim: u32,
+    ) -> Self {
         let [heads, len, dim] = [heads, len, dim].map(u64::from);
-        // of a contiguous tensor that is too large for 64 bits, `is_addressable` sees the largest number
+        // of a contiguous tensor that is too large for 64 bits, `check_addressable` sees the largest number
         let all = heads.saturating_mul(len * dim);
         let (batch, head, token) = match layout {
             Layout::Bhsd => (all, len * dim, dim),
@@ -29,9 +38,47 @@ impl Tensor {
         };
         Self {
             name,
+            element,
             batch,
             head,
             token,
+            len,
+            dim,
+        }
+    }
+
+    /// Another tensor of the same shape and strides, f32.
+    pub fn gradient(self, name: &'static str) -> Self {
+        Self {
+            name,
+            element: ElementType::F32,
+            ..self
+        }
+    }
+
+    /// One tensor that all batch rows share, at places of their own that only the device knows.
+    fn shared(self) -> Self {
+        Self { batch: 0, ..self }
+    }
+
+    /// Of a bias or mask: `[batch, num_heads, q_len, kv_len]` without the axes that it lacks.
+    fn broadcast(
+        name: &'static str,
+        element: ElementType,
+        axes: Axes,
+        shape: &AttentionShape,
+    ) -> Self {
+        let has = |axis: bool, len: u32| if axis { u64::from(len) } else { 1 };
+        let dim = has(axes.key, shape.kv_len);
+        let len = has(axes.query, shape.q_len);
+        let heads = has(axes.head, shape.num_heads);
+        let stride = |axis: bool, stride: u64| if axis { stride } else { 0 };
+        Self {
+            name,
+            element,
+            batch: stride(axes.batch, heads.saturating_mul(len * dim)),
+            head: stride(axes.head, len * dim),
+            token: stride(axes.query, dim),
             len,
             dim,
         }
@@ -51,7 +98,7 @@ impl Tensor {
 
     /// The elements of `heads` of `batches`, from the first to the last.
     pub fn span(&self, batches: &Range<u64>, heads: &Range<u64>) -> Range<u64> {
-        if self.len == 0 {
+        if self.len == 0 || self.dim == 0 {
             return 0..0;
         }
         let first = batches.start * self.batch + heads.start * self.head;
@@ -59,6 +106,14 @@ impl Tensor {
             + (heads.end - 1) * self.head
             + (self.len - 1) * self.token;
         first..last + self.dim
+    }
+
+    /// The span as a binding, and the element in it at which `heads` of `batches` begin.
+    pub fn operand(&self, batches: &Range<u64>, heads: &Range<u64>) -> (Operand, u32) {
+        match self.span(batches, heads) {
+            span if span.is_empty() => (Operand::Unused, 0),
+            span => Operand::typed(self.name, span, self.element),
+        }
     }
 
     /// Whether no element has two indices: rows of different tokens, heads or batch rows stay apart.
@@ -86,69 +141,131 @@ impl Tensor {
 /// The batch rows and key/value heads of one dispatch.
 pub(super) type Chunk = (Range<u64>, Range<u64>);
 
-/// The five tensors of a call.
+/// The tensors of a call.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Tensors {
     pub query: Tensor,
     pub key: Tensor,
     pub value: Tensor,
     pub output: Tensor,
     pub log_sum_exp: Tensor,
+    pub bias: Option<Tensor>,
+    /// How many batch rows query and output, and how many key and value have in memory.
+    batches: [u64; 2],
 }
 
 impl Tensors {
-    pub fn new(head_dim: u32, value_dim: u32, shape: &AttentionShape) -> Self {
+    pub fn new(config: &AttentionConfig, shape: &AttentionShape) -> Self {
         let AttentionShape {
+            batch,
             num_heads,
             num_kv_heads,
             q_len,
             kv_len,
             ..
         } = *shape;
+        let value_dim = config.value_dim();
+        let [q_tokens, kv_tokens] = match (shape.packed, shape.paged) {
+            (Some(packed), _) => [packed.query_tokens, packed.key_tokens],
+            (None, Some(paged)) => [q_len, paged.block_size],
+            (None, None) => [q_len, kv_len],
+        };
+        let q = |name, element, layout, dim| {
+            let tensor = Tensor::new(name, element, layout, num_heads, q_tokens, dim);
+            match shape.packed {
+                Some(_) => tensor.shared(),
+                None => tensor,
+            }
+        };
+        let kv = |name, layout, dim| {
+            let tensor = Tensor::new(name, config.element, layout, num_kv_heads, kv_tokens, dim);
+            match shape.packed {
+                Some(_) => tensor.shared(),
+                None => tensor,
+            }
+        };
+        let own = |many: u32| {
+            if shape.packed.is_some() {
+                1
+            } else {
+                many.into()
+            }
+        };
+        let bias = config
+            .bias
+            .map(|element| Tensor::broadcast("bias", element, shape.bias_axes, shape));
         Self {
-            query: Tensor::new("query", shape.query_layout, num_heads, q_len, head_dim),
-            key: Tensor::new("key", shape.key_layout, num_kv_heads, kv_len, head_dim),
-            value: Tensor::new("value", shape.value_layout, num_kv_heads, kv_len, value_dim),
-            output: Tensor::new("output", shape.output_layout, num_heads, q_len, value_dim),
-            log_sum_exp: Tensor::new("log_sum_exp", Layout::Bhsd, num_heads, q_len, 1),
+            query: q("query", config.element, shape.query_layout, config.head_dim),
+            key: kv("key", shape.key_layout, config.head_dim),
+            value: kv("value", shape.value_layout, value_dim),
+            output: q("output", ElementType::F32, shape.output_layout, value_dim),
+            log_sum_exp: q("log_sum_exp", ElementType::F32, Layout::Bhsd, 1),
+            bias,
+            batches: [
+                own(batch),
+                shape
+                    .paged
+                    .map_or_else(|| own(batch), |paged| paged.num_blocks.into()),
+            ],
         }
     }
 
     pub fn check(&self, shape: &AttentionShape) -> Result<(), Error> {
-        let (batch, heads) = (shape.batch.into(), shape.num_heads.into());
+        let [q_batches, kv_batches] = self.batches;
+        let heads = shape.num_heads.into();
         for tensor in [&self.query, &self.output, &self.log_sum_exp] {
-            tensor.check_addressable(batch, heads)?;
+            tensor.check_addressable(q_batches, heads)?;
         }
         for tensor in [&self.key, &self.value] {
-            tensor.check_addressable(batch, shape.num_kv_heads.into())?;
+            tensor.check_addressable(kv_batches, shape.num_kv_heads.into())?;
         }
-        if !self.output.is_injective(batch, heads) {
-            let expected = "strides under which no two elements share a place";
-            return Err(Error::shape(
-                "output_layout token stride",
-                self.output.token,
-                expected,
-            ));
+        if let Some(bias) = &self.bias {
+            bias.check_addressable(shape.batch.into(), heads)?;
         }
-        Ok(())
+        check_injective(&self.output, "output_layout token stride", q_batches, heads)
+    }
+
+    /// The span of keys or values of a chunk: of pages, all.
+    pub fn kv_operand(
+        &self,
+        tensor: &Tensor,
+        (batches, kv_heads): &Chunk,
+        paged: bool,
+    ) -> (Operand, u32) {
+        match paged {
+            true => tensor.operand(&(0..self.batches[1]), kv_heads),
+            false => tensor.operand(batches, kv_heads),
+        }
     }
 
     /// Cuts the batch, and below it the key/value heads, so that each tensor's part fits one binding and
-    /// the grid and all indices fit 32 bits.
-    pub fn chunks(&self, shape: &AttentionShape, binding_size: u64) -> Result<Vec<Chunk>, Error> {
+    /// the grid and all indices fit 32 bits. `others` are bound beside these, by query heads.
+    pub fn chunks(
+        &self,
+        shape: &AttentionShape,
+        others: &[Tensor],
+        binding_size: u64,
+    ) -> Result<Vec<Chunk>, Error> {
         let (batch, kv_heads) = (u64::from(shape.batch), u64::from(shape.num_kv_heads));
         let group = u64::from(shape.num_heads / shape.num_kv_heads);
         // a window is widened by less than one alignment
         let allowed = binding_size.min(1 << 31).saturating_sub(256);
         let largest = |batches: u64, kv_heads: u64| {
-            let kv = |tensor: &Tensor| tensor.span(&(0..batches), &(0..kv_heads)).end;
-            let q = |tensor: &Tensor| tensor.span(&(0..batches), &(0..kv_heads * group)).end;
-            let tensors = [
-                q(&self.query),
-                kv(&self.key),
-                kv(&self.value),
-                q(&self.output),
-            ];
-            tensors.into_iter().max().unwrap_or(0) * 4
+            let bytes = |tensor: &Tensor, batches, heads| {
+                tensor.span(&(0..batches), &(0..heads)).end * tensor.element.size()
+            };
+            let pages = if shape.paged.is_some() {
+                self.batches[1]
+            } else {
+                batches
+            };
+            let kv = [&self.key, &self.value].map(|tensor| bytes(tensor, pages, kv_heads));
+            let q = [&self.query, &self.output]
+                .into_iter()
+                .chain(&self.bias)
+                .chain(others);
+            let q = q.map(|tensor| bytes(tensor, batches, kv_heads * group));
+            q.chain(kv).max().unwrap_or(0)
         };
         let most = |limit: u64, fits: &dyn Fn(u64) -> bool| {
             // the largest count that fits; sizes grow with the count
@@ -182,6 +299,20 @@ impl Tensors {
         let heads = move |row| ranges(kv_heads, heads_each).map(move |heads| (row..row + 1, heads));
         Ok((0..batch).flat_map(heads).collect())
     }
+}
+
+/// What is written must not have two indices for one place.
+pub(super) fn check_injective(
+    tensor: &Tensor,
+    name: &'static str,
+    batches: u64,
+    heads: u64,
+) -> Result<(), Error> {
+    if tensor.is_injective(batches, heads) {
+        return Ok(());
+    }
+    let expected = "strides under which no two elements share a place";
+    Err(Error::shape(name, tensor.token, expected))
 }
 
 /// `0..count` in pieces of `each`.

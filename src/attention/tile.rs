@@ -1,17 +1,18 @@
 //! The kernels of attention and their tiles, as data.
 
-use std::borrow::Cow;
+use super::gathered::Blocks;
+use super::problem::{Params, parts};
+use crate::kernel::{Access, Constant, Constants, Kernel};
+use crate::{Capabilities, ElementType, Variant};
 
-use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
-use crate::{Capabilities, Variant};
-
-const PROBLEM: &str = include_str!("../../shaders/attention_problem.wgsl");
+const BINDINGS: &str = include_str!("../../shaders/attention_bindings.wgsl");
+const ROWS: &str = include_str!("../../shaders/attention_rows.wgsl");
 const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
 const BROADCAST: &str = include_str!("../../shaders/attention_broadcast.wgsl");
 const REDUCE_WORKGROUP: &str = include_str!("../../shaders/reduce_workgroup.wgsl");
 const REDUCE_SUBGROUP: &str = include_str!("../../shaders/reduce_subgroup.wgsl");
-const BROADCAST_WORKGROUP: &str = include_str!("../../shaders/broadcast_workgroup.wgsl");
-const BROADCAST_SUBGROUP: &str = include_str!("../../shaders/broadcast_subgroup.wgsl");
+const BROADCAST_WORKGROUP: &str = include_str!("../../shaders/attention_broadcast_workgroup.wgsl");
+const BROADCAST_SUBGROUP: &str = include_str!("../../shaders/attention_broadcast_subgroup.wgsl");
 
 /// The shape of a workgroup's share, as data. Both kernels compute the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +64,12 @@ impl Tile {
                 _ => {}
             }
         }
-        let threads_x = match variant {
-            Variant::Portable => 8,
-            Variant::Subgroup => capabilities.lanes_within_subgroup(8),
+        let wide = value_dim > 256;
+        let threads_x = match (variant, wide) {
+            (Variant::Portable, false) => 8,
+            (Variant::Portable, true) => 16,
+            (_, false) => capabilities.lanes_within_subgroup(8),
+            (_, true) => capabilities.lanes_within_subgroup(16),
         };
         let threads_y = 64 / threads_x;
         let rows = if value_dim <= 128 { 8 } else { 4 };
@@ -111,29 +115,41 @@ impl Tile {
         }
     }
 
-    pub fn kernel(self, variant: Variant) -> Kernel {
-        let (name, parts): (_, &'static [&'static str]) = match (self, variant) {
+    /// The blocks of a mask that this tile goes through.
+    pub fn blocks(self) -> Blocks {
+        let keys = match self {
+            Self::Blocked { threads_x, .. } => 4 * threads_x,
+            Self::Broadcast { keys, .. } => keys,
+        };
+        Blocks {
+            rows: self.queries(),
+            keys,
+        }
+    }
+
+    pub fn kernel(self, variant: Variant, element: ElementType) -> Kernel {
+        let (name, own) = match (self, variant) {
             (Self::Blocked { .. }, Variant::Portable) => {
-                ("attention", &[COMMON, PROBLEM, REDUCE_WORKGROUP, BLOCKED])
+                ("attention", [BINDINGS, ROWS, REDUCE_WORKGROUP, BLOCKED])
             }
-            (Self::Blocked { .. }, Variant::Subgroup) => {
-                ("attention", &[COMMON, PROBLEM, REDUCE_SUBGROUP, BLOCKED])
-            }
+            (Self::Blocked { .. }, _) => ("attention", [BINDINGS, ROWS, REDUCE_SUBGROUP, BLOCKED]),
             (Self::Broadcast { .. }, Variant::Portable) => (
                 "attention_broadcast",
-                &[COMMON, PROBLEM, BROADCAST_WORKGROUP, BROADCAST],
+                [BINDINGS, ROWS, BROADCAST_WORKGROUP, BROADCAST],
             ),
-            (Self::Broadcast { .. }, Variant::Subgroup) => (
+            (Self::Broadcast { .. }, _) => (
                 "attention_broadcast",
-                &[COMMON, PROBLEM, BROADCAST_SUBGROUP, BROADCAST],
+                [BINDINGS, ROWS, BROADCAST_SUBGROUP, BROADCAST],
             ),
         };
         Kernel {
             name,
             enables: &[],
-            parts: Cow::Borrowed(parts),
-            params: super::plan::Params::FIELDS,
+            parts: parts(element, own),
+            params: Params::FIELDS,
             storage: &[
+                Access::Read,
+                Access::Read,
                 Access::Read,
                 Access::Read,
                 Access::Read,
@@ -144,12 +160,9 @@ impl Tile {
         }
     }
 
-    pub fn constants(self, head_dim: u32, value_dim: u32, causal: bool) -> Constants {
-        let mut constants = vec![
-            ("HEAD_DIM", Constant::U32(head_dim)),
-            ("VALUE_DIM", Constant::U32(value_dim)),
-            ("CAUSAL", Constant::Bool(causal)),
-        ];
+    /// Behind those of the problem.
+    pub fn constants(self, value_dim: u32) -> Constants {
+        let mut constants = Vec::new();
         match self {
             Self::Blocked {
                 rows,

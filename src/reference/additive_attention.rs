@@ -33,7 +33,9 @@ pub struct Mask<'a> {
 impl Problem<'_> {
     /// Whether query `i` of batch row `b` may attend key `j`.
     pub fn is_allowed(&self, b: usize, i: usize, j: usize) -> bool {
-        let within = self.kv_lengths.is_none_or(|lengths| (j as i64) < lengths[b]);
+        let within = self
+            .kv_lengths
+            .is_none_or(|lengths| (j as i64) < lengths[b]);
         let unmasked = self.mask.is_none_or(|mask| {
             let [batch, queries, keys] = mask.shape;
             let at = |i, len| if len == 1 { 0 } else { i };
@@ -96,7 +98,9 @@ pub fn additive_attention<R: Real>(problem: &Problem<'_>, inputs: Inputs<'_, R>)
     for row in 0..batch * q_len {
         let (b, i) = (row / q_len, row % q_len);
         let query_i = &inputs.query[row * dim..][..dim];
-        let allowed: Vec<usize> = (0..kv_len).filter(|&j| problem.is_allowed(b, i, j)).collect();
+        let allowed: Vec<usize> = (0..kv_len)
+            .filter(|&j| problem.is_allowed(b, i, j))
+            .collect();
 
         // pass 1: scores and their maximum
         let score = |&j: &usize| {
@@ -163,7 +167,9 @@ pub fn additive_attention_backward<R: Real>(
         let (b, i) = (row / q_len, row % q_len);
         let grad_output_i = &grad_output[row * value_dim..][..value_dim];
         let weights_i = &weights[row * kv_len..][..kv_len];
-        let allowed: Vec<usize> = (0..kv_len).filter(|&j| problem.is_allowed(b, i, j)).collect();
+        let allowed: Vec<usize> = (0..kv_len)
+            .filter(|&j| problem.is_allowed(b, i, j))
+            .collect();
 
         // pass 1: gradients of the weights and values, and their mean under the softmax
         let mut grad_weight = vec![(R::ZERO, R::ZERO); kv_len];

@@ -116,9 +116,9 @@ impl Case {
             v,
             grad_output,
             mask: (0..mask_len).map(|_| random.uniform() < 0.6).collect(),
-            kv_lengths: self
-                .kv_lengths
-                .map_or(vec![], |lengths| lengths.iter().map(|&len| len.into()).collect()),
+            kv_lengths: self.kv_lengths.map_or(vec![], |lengths| {
+                lengths.iter().map(|&len| len.into()).collect()
+            }),
         }
     }
 }
@@ -247,7 +247,9 @@ pub fn variants(guises: &[Gpu], case: &Case) -> Vec<(Gpu, Variant, String)> {
         let capabilities = *guise.context().capabilities();
         for variant in case.config(None).variants(&capabilities) {
             let config = case.config(Some(variant));
-            let plan = config.plan(&capabilities, case.shape(), true, true).unwrap();
+            let plan = config
+                .plan(&capabilities, case.shape(), true, true)
+                .unwrap();
             let constants = plan
                 .dispatches
                 .iter()
@@ -296,8 +298,7 @@ fn truth(case: &Case, inputs: &Inputs) -> [(Vec<f64>, Vec<f64>, Vec<f32>); 7] {
     };
     let forward = reference::additive_attention(&problem, in_f64);
     let single = reference::additive_attention(&problem, in_f32);
-    let (grad, magnitude) =
-        reference::additive_attention_backward(&problem, in_f64, &exact[4]);
+    let (grad, magnitude) = reference::additive_attention_backward(&problem, in_f64, &exact[4]);
     let (single_grad, _) =
         reference::additive_attention_backward(&problem, in_f32, &inputs.grad_output);
     let same = |truth: Vec<f64>, yardstick| (truth.clone(), truth, yardstick);
@@ -321,10 +322,19 @@ pub fn check_on(guises: &[Gpu], case: Case, inputs: &Inputs) {
         for (i, name) in RESULTS.iter().enumerate() {
             let (truth, magnitude, yardstick) = &truth[i];
             let agreement = if i < 3 {
-                compare(name, &shapes[i], &got[i], truth, yardstick, Tolerance::FORWARD)
+                compare(
+                    name,
+                    &shapes[i],
+                    &got[i],
+                    truth,
+                    yardstick,
+                    Tolerance::FORWARD,
+                )
             } else {
                 let tolerance = Tolerance::GRADIENT;
-                compare_with(name, &shapes[i], &got[i], truth, magnitude, yardstick, tolerance)
+                compare_with(
+                    name, &shapes[i], &got[i], truth, magnitude, yardstick, tolerance,
+                )
             };
             match agreement {
                 Ok(agreement) if std::env::var("GATEFOLD_SHOW_ERRORS").is_ok() => {

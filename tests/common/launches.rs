@@ -6,12 +6,13 @@ use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{
     AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape, ElementType,
 };
-use gatefold::{AttentionConfig, AttentionShape, Causal, GemmConfig, GemmShape};
+use gatefold::{AttentionConfig, AttentionGiven, AttentionShape, Causal, GemmConfig, GemmShape};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[additive_attention, attention, gemm, recurrent, peak];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] =
+    &[additive_attention, attention, gemm, recurrent, peak];
 
 type Launch = (Variant, Dispatch);
 
@@ -73,7 +74,11 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
                     ..Default::default()
                 };
                 let shape = AttentionShape::new(2, 6, 2, 65, 129);
-                all.extend(launches(config.plan(device, shape, true).unwrap()));
+                all.extend(launches(
+                    config
+                        .plan(device, shape, AttentionGiven::default())
+                        .unwrap(),
+                ));
             }
         }
     }

@@ -301,12 +301,7 @@ impl Problem for Additive {
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {
         let exact = |name| -> Result<_> { Ok(convert::<f64>(floats(inputs, name)?)) };
-        let [query, key, value, v] = [
-            exact("query")?,
-            exact("key")?,
-            exact("value")?,
-            exact("v")?,
-        ];
+        let [query, key, value, v] = [exact("query")?, exact("key")?, exact("value")?, exact("v")?];
         let given = self.given(inputs)?;
         let problem = self.reference(&given);
         let exact_inputs = reference::Inputs {

@@ -8,8 +8,8 @@ use gatefold::reference::attention as reference;
 use gatefold::reference::compare::Difference;
 use gatefold::reference::convert;
 use gatefold::{
-    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionShape, Capabilities,
-    Causal, Gpu, Plan, Variant,
+    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape,
+    Capabilities, Causal, Gpu, Plan, Variant,
 };
 use serde_json::{Value, json};
 
@@ -70,6 +70,11 @@ impl Attention {
     }
 }
 
+const GIVEN: AttentionGiven = AttentionGiven {
+    log_sum_exp: true,
+    kv_lengths: false,
+};
+
 const INPUTS: [&str; 3] = ["query", "key", "value"];
 
 impl Problem for Attention {
@@ -106,7 +111,7 @@ impl Problem for Attention {
         capabilities: &Capabilities,
         variant: Option<Variant>,
     ) -> Result<Plan, gatefold::Error> {
-        self.forced(variant).plan(capabilities, self.shape, true)
+        self.forced(variant).plan(capabilities, self.shape, GIVEN)
     }
 
     fn random(&self, seed: u64) -> Tensors {
@@ -126,7 +131,7 @@ impl Problem for Attention {
 
     fn launch(&self, gpu: &Gpu, variant: Option<Variant>, inputs: &Tensors) -> Result<Launch> {
         let config = self.forced(variant);
-        let plan = config.plan(gpu.context().capabilities(), self.shape, true)?;
+        let plan = config.plan(gpu.context().capabilities(), self.shape, GIVEN)?;
         let upload = |name| -> Result<_> { Ok(gpu.upload(name, floats(inputs, name)?)?) };
         let [query, key, value] = [upload("query")?, upload("key")?, upload("value")?];
         let [.., dims] = self.dims();

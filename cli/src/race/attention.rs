@@ -3,8 +3,8 @@
 use gatefold::reference::compare::{Difference, Tolerance, compare};
 use gatefold::reference::{Real, attention as reference, convert, gemm::gemm};
 use gatefold::{
-    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionShape, Bound, Causal, Gemm,
-    GemmBuffers, GemmConfig, GemmShape, Layout, Plan, wgpu,
+    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape,
+    Bound, Causal, Gemm, GemmBuffers, GemmConfig, GemmShape, Layout, Plan, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -235,7 +235,7 @@ impl Contestant for Attention {
         let shape = self.attention_shape(course, seq_len);
         let buffers = AttentionBuffers::new(slice(0), slice(1), slice(2), attended);
         let attention = self.operation.bind(shape, buffers)?;
-        let plan = self.operation.plan(shape, false)?;
+        let plan = self.operation.plan(shape, AttentionGiven::default())?;
         let mut facts = Facts {
             variant: plan.variant.to_string(),
             tier: None,

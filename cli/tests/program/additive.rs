@@ -19,13 +19,22 @@ fn agrees(case: &str, options: &[&str], tolerance: f64) {
     let (inputs, expected) = split(&format!("additive_attention_{case}"));
     let options = [&["--grad", "--weights"], options].concat();
     let (done, results) = Folder::new().run("additive-attention", &inputs, &options);
-    assert_eq!(done.status.code(), Some(0), "{case}: {}", text(&done.stderr));
+    assert_eq!(
+        done.status.code(),
+        Some(0),
+        "{case}: {}",
+        text(&done.stderr)
+    );
     let results = results.unwrap();
     let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&results), names(&expected), "{case}");
     for (name, got) in &results {
         let shape = &expected[name].shape;
-        assert_eq!((got.dtype, &got.shape), (Dtype::F32, shape), "{case}: {name}");
+        assert_eq!(
+            (got.dtype, &got.shape),
+            (Dtype::F32, shape),
+            "{case}: {name}"
+        );
         let (got, want) = (floats(got), floats(&expected[name]));
         let finite = want.iter().filter(|value| value.is_finite());
         let scale = finite.fold(1.0, |scale: f64, value| scale.max(value.abs()));
@@ -78,7 +87,14 @@ fn outputs_are_those_asked_for() {
     };
     assert_eq!(run(&[]), ["log_sum_exp", "output"]);
     assert_eq!(run(&["--weights"]), ["log_sum_exp", "output", "weights"]);
-    let gradients = ["grad_key", "grad_query", "grad_v", "grad_value", "log_sum_exp", "output"];
+    let gradients = [
+        "grad_key",
+        "grad_query",
+        "grad_v",
+        "grad_value",
+        "log_sum_exp",
+        "output",
+    ];
     assert_eq!(run(&["--grad"]), gradients);
 }
 
@@ -123,7 +139,11 @@ fn mistakes_get_one_line() {
     let put = |name: &'static str, dtype, shape: &'static [usize], bytes: &'static [u8]| {
         move |tensors: &mut Tensors| {
             let (shape, bytes) = (shape.to_vec(), bytes.to_vec());
-            let tensor = Tensor { dtype, shape, bytes };
+            let tensor = Tensor {
+                dtype,
+                shape,
+                bytes,
+            };
             tensors.insert(name.into(), tensor);
         }
     };
@@ -131,15 +151,24 @@ fn mistakes_get_one_line() {
     assert_eq!(message, "v: is needed and missing");
     let message = refused(&|tensors| drop(tensors.remove("grad_output")), &["--grad"]);
     assert_eq!(message, "grad_output: is needed and missing");
-    let message = refused(&|tensors| drop(tensors.insert("bias".into(), tensor(&[1]))), &[]);
+    let message = refused(
+        &|tensors| drop(tensors.insert("bias".into(), tensor(&[1]))),
+        &[],
+    );
     assert_eq!(
         message,
         "bias: unknown tensor; additive-attention reads query, key, value, v, mask, kv_lengths, \
          grad_output"
     );
-    let message = refused(&|tensors| drop(tensors.insert("key".into(), tensor(&[2, 5, 3]))), &[]);
+    let message = refused(
+        &|tensors| drop(tensors.insert("key".into(), tensor(&[2, 5, 3]))),
+        &[],
+    );
     assert_eq!(message, "key: shape [2, 5, 3], expected [2, kv_len, 4]");
-    let message = refused(&|tensors| drop(tensors.insert("v".into(), tensor(&[1, 4]))), &[]);
+    let message = refused(
+        &|tensors| drop(tensors.insert("v".into(), tensor(&[1, 4]))),
+        &[],
+    );
     assert_eq!(message, "v: shape [1, 4], expected [4]");
     let message = refused(&put("mask", Dtype::BOOL, &[2], &[1, 0]), &[]);
     assert_eq!(
@@ -148,7 +177,10 @@ fn mistakes_get_one_line() {
     );
     let message = refused(&put("mask", Dtype::F32, &[1], &[0; 4]), &[]);
     assert_eq!(message, "mask: expected type BOOL or U8");
-    let message = refused(&put("kv_lengths", Dtype::I32, &[2], &[5, 0, 0, 0, 6, 0, 0, 0]), &[]);
+    let message = refused(
+        &put("kv_lengths", Dtype::I32, &[2], &[5, 0, 0, 0, 6, 0, 0, 0]),
+        &[],
+    );
     assert_eq!(message, "kv_lengths: 6, expected 0 to kv_len, 5");
     let message = refused(&put("kv_lengths", Dtype::F32, &[2], &[0; 8]), &[]);
     assert_eq!(message, "kv_lengths: type F32, expected I32 or I64");

@@ -24,14 +24,7 @@ const ROWS: [Row; 9] = [
     ("tiles_exact", [1, 64, 64], [16, 16], None, false, F32),
     ("single_query", [3, 1, 300], [20, 17], None, false, F32),
     ("no_keys", [1, 5, 0], [20, 17], None, false, F32),
-    (
-        "masked",
-        [2, 33, 29],
-        [20, 17],
-        Some([true; 3]),
-        false,
-        F32,
-    ),
+    ("masked", [2, 33, 29], [20, 17], Some([true; 3]), false, F32),
     (
         "masked_keys_and_lengths",
         [4, 20, 50],
@@ -55,28 +48,31 @@ const F32: ElementType = ElementType::F32;
 
 pub fn cases() -> Vec<Case> {
     ROWS.into_iter()
-        .map(|(name, [batch, q_len, kv_len], dims, mask, kv_lengths, element)| {
-            let mask = mask.map(|[batch, query, key]| AdditiveAttentionMask { batch, query, key });
-            let problem = Additive {
-                shape: AdditiveAttentionShape {
-                    mask,
-                    kv_lengths,
-                    ..AdditiveAttentionShape::new(batch, q_len, kv_len)
-                },
-                config: AdditiveAttentionConfig {
-                    dim: dims[0],
-                    value_dim: Some(dims[1]),
-                    element,
-                    ..Default::default()
-                },
-                weights: true,
-                grad: true,
-            };
-            Case {
-                name: name.into(),
-                problem: Box::new(problem),
-                slow_to_compile: dims[1] > 40,
-            }
-        })
+        .map(
+            |(name, [batch, q_len, kv_len], dims, mask, kv_lengths, element)| {
+                let mask =
+                    mask.map(|[batch, query, key]| AdditiveAttentionMask { batch, query, key });
+                let problem = Additive {
+                    shape: AdditiveAttentionShape {
+                        mask,
+                        kv_lengths,
+                        ..AdditiveAttentionShape::new(batch, q_len, kv_len)
+                    },
+                    config: AdditiveAttentionConfig {
+                        dim: dims[0],
+                        value_dim: Some(dims[1]),
+                        element,
+                        ..Default::default()
+                    },
+                    weights: true,
+                    grad: true,
+                };
+                Case {
+                    name: name.into(),
+                    problem: Box::new(problem),
+                    slow_to_compile: dims[1] > 40,
+                }
+            },
+        )
         .collect()
 }

@@ -58,7 +58,11 @@ impl Sample {
     /// The part of a tensor whose axes are batch, one of `kind`, and `width` elements.
     fn part<T: Copy>(&self, values: &[T], lens: &Lens, kind: Axis, width: usize) -> Vec<T> {
         let row = |b: &usize, i: usize| -> Vec<T> {
-            let len = if kind == Axis::Queries { lens.q_len } else { lens.kv_len };
+            let len = if kind == Axis::Queries {
+                lens.q_len
+            } else {
+                lens.kv_len
+            };
             values[(b * len + i) * width..][..width].to_vec()
         };
         let rows: Vec<usize> = match kind {
@@ -203,8 +207,7 @@ fn results<R: Real>(
     let forward = [forward.output, forward.log_sum_exp, forward.weights];
     let mut results: Vec<_> = forward.into_iter().map(|values| (values, None)).collect();
     if problem.grad {
-        let (grad, magnitude) =
-            reference::additive_attention_backward(small, inputs, grad_output);
+        let (grad, magnitude) = reference::additive_attention_backward(small, inputs, grad_output);
         results.extend([
             (grad.query, Some(magnitude.query)),
             (grad.key, Some(magnitude.key)),
@@ -263,8 +266,13 @@ mod tests {
         for name in RESULTS {
             let mut wrong = got.clone();
             let tensor = wrong.get_mut(name).unwrap();
-            let Data::F32(values) = &mut tensor.data else { unreachable!() };
-            let at = values.iter().position(|x| x.is_finite() && *x != 0.0).unwrap();
+            let Data::F32(values) = &mut tensor.data else {
+                unreachable!()
+            };
+            let at = values
+                .iter()
+                .position(|x| x.is_finite() && *x != 0.0)
+                .unwrap();
             values[at] *= 1.01;
             let difference = check(&problem, &inputs, &wrong).unwrap().unwrap_err();
             assert_eq!(difference.name, name);

@@ -93,7 +93,13 @@ fn shape(tensors: &Tensors) -> Result<(AdditiveAttentionShape, AdditiveAttention
 fn element(tensors: &Tensors) -> ElementType {
     let stored = |name: &str| tensors.get(name).map(|tensor| tensor.element);
     match stored("query") {
-        Some(element) if INPUTS[1..3].iter().all(|name| stored(name) == Some(element)) => element,
+        Some(element)
+            if INPUTS[1..3]
+                .iter()
+                .all(|name| stored(name) == Some(element)) =>
+        {
+            element
+        }
         _ => ElementType::F32,
     }
 }
@@ -144,7 +150,10 @@ fn kv_lengths(tensors: &Tensors, batch: u32, kv_len: u32) -> Result<bool> {
 fn expect(tensors: &Tensors, name: &str, wanted: &[u32]) -> Result<()> {
     let shape = &get(tensors, name)?.shape;
     let same = shape.len() == wanted.len()
-        && shape.iter().zip(wanted).all(|(&got, &len)| got == len as usize);
+        && shape
+            .iter()
+            .zip(wanted)
+            .all(|(&got, &len)| got == len as usize);
     match same {
         true => Ok(()),
         false => Err(mismatch(tensors, name, &format!("{wanted:?}"))),

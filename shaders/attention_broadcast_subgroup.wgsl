@@ -1,5 +1,5 @@
-// broadcast_subgroup: KEYS keys and values at a time for all invocations; each lane loads one of
-// them and the subgroup hands it round. Same names as broadcast_workgroup.wgsl.
+// attention_broadcast_subgroup: KEYS keys and values at a time for all invocations; each lane loads one of
+// them and the subgroup hands it round. Same names as attention_broadcast_workgroup.wgsl.
 // Holds       the subgroup size is KEYS, a constant of the device
 
 struct Lane {
@@ -13,8 +13,8 @@ var<private> value_first: u32;
 
 fn stage(lane: Lane, tile: Tile, key_start: u32) {
     let k = min(key_start + lane.subgroup_index, tile.key_end - 1u);
-    key_first = tile.key + k * params.key_token;
-    value_first = tile.value + k * params.value_token;
+    key_first = key_row(tile, k);
+    value_first = value_row(tile, k);
 }
 
 fn hand_round(x: f32) -> array<f32, KEYS> {
@@ -27,9 +27,11 @@ fn hand_round(x: f32) -> array<f32, KEYS> {
 }
 
 fn keys_at(lane: Lane, d: u32) -> array<f32, KEYS> {
-    return hand_round(key[key_first + d]);
+    let i = key_first + d;
+    return hand_round(element(key[word_of(i)], i));
 }
 
 fn values_at(lane: Lane, d: u32) -> array<f32, KEYS> {
-    return hand_round(value[value_first + d]);
+    let i = value_first + d;
+    return hand_round(element(value[word_of(i)], i));
 }

@@ -1,5 +1,5 @@
-// broadcast_workgroup: KEYS keys and values at a time for all invocations, through workgroup
-// memory. Same names as broadcast_subgroup.wgsl.
+// attention_broadcast_workgroup: KEYS keys and values at a time for all invocations, through workgroup
+// memory. Same names as attention_broadcast_subgroup.wgsl.
 
 struct Lane {
     @builtin(local_invocation_index) index: u32,
@@ -15,13 +15,13 @@ fn stage(lane: Lane, tile: Tile, key_start: u32) {
     workgroupBarrier();
     for (var i = lane.index; i < KEYS * HEAD_DIM; i += WORKGROUP_SIZE) {
         let k = min(key_start + i / HEAD_DIM, tile.key_end - 1u);
-        wg_key[i % HEAD_DIM * KEYS + i / HEAD_DIM] =
-            key[tile.key + k * params.key_token + i % HEAD_DIM];
+        let at = key_row(tile, k) + i % HEAD_DIM;
+        wg_key[i % HEAD_DIM * KEYS + i / HEAD_DIM] = element(key[word_of(at)], at);
     }
     for (var i = lane.index; i < KEYS * VALUE_DIM; i += WORKGROUP_SIZE) {
         let k = min(key_start + i / VALUE_DIM, tile.key_end - 1u);
-        wg_value[i % VALUE_DIM * KEYS + i / VALUE_DIM] =
-            value[tile.value + k * params.value_token + i % VALUE_DIM];
+        let at = value_row(tile, k) + i % VALUE_DIM;
+        wg_value[i % VALUE_DIM * KEYS + i / VALUE_DIM] = element(value[word_of(at)], at);
     }
     // wg_key and wg_value are visible
     workgroupBarrier();

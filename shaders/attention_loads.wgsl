@@ -1,0 +1,41 @@
+// attention_loads: vectors of four elements of a row; past its end zeros.
+
+fn query_vector(first: u32, d: u32) -> vec4<f32> {
+    var x = vec4<f32>();
+    // unroll
+    for (var c = 0u; c < 4u; c++) {
+        if (d + c < HEAD_DIM) {
+            let i = first + d + c;
+            x[c] = element(query[word_of(i)], i);
+        }
+    }
+    return x;
+}
+
+fn key_vector(first: u32, d: u32) -> vec4<f32> {
+    var x = vec4<f32>();
+    // unroll
+    for (var c = 0u; c < 4u; c++) {
+        if (d + c < HEAD_DIM) {
+            let i = first + d + c;
+            x[c] = element(key[word_of(i)], i);
+        }
+    }
+    return x;
+}
+
+fn value_vector(first: u32, d: u32) -> vec4<f32> {
+    var x = vec4<f32>();
+    // unroll
+    for (var c = 0u; c < 4u; c++) {
+        if (d + c < VALUE_DIM) {
+            let i = first + d + c;
+            x[c] = element(value[word_of(i)], i);
+        }
+    }
+    return x;
+}
+
+fn is_nonfinite(x: vec4<f32>) -> bool {
+    return any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u));
+}

@@ -1,0 +1,61 @@
+// attention_rows: the tiles of kernels whose workgroups take rows of queries: ROW_TILE rows of one
+// head, against one split of the keys in steps of KEY_TILE.
+
+fn tile_of(group: u32) -> Tile {
+    // the last tiles have the most keys under a causal mask: they start first
+    let number = params.num_tiles - 1u - group % params.num_tiles;
+    let rest = group / params.num_tiles;
+    let split = rest % params.num_splits;
+    let heads = select(params.num_heads, params.num_heads / params.group_size, FOLDED);
+    let head = rest / params.num_splits % heads * select(1u, params.group_size, FOLDED);
+    var tile = head_tile(rest / params.num_splits / heads, head);
+    tile.split = split;
+    tile.start = number * ROW_TILE;
+    if (tile.start < tile.rows) {
+        var first = tile.start;
+        var last = min(tile.start + ROW_TILE, tile.rows) - 1u;
+        if (FOLDED) {
+            first = 0u;
+            last = tile.q_len - 1u;
+        }
+        let split_start = split * params.split_keys;
+        tile.key_start = max(first_key(tile, first), split_start) / KEY_TILE * KEY_TILE;
+        tile.key_end = min(end_key(tile, last), split_start + params.split_keys);
+    }
+    return tile;
+}
+
+// What is left to do with a row when all its keys are done.
+struct End {
+    // of the accumulated values
+    factor: f32,
+    // bits
+    log_sum_exp: u32,
+}
+
+// maximum in log2 units and sum of a row's weights; a sink belongs to the first split
+fn with_sink(tile: Tile, row: u32, row_max: f32, row_sum: f32) -> End {
+    var maximum = row_max;
+    var sum = row_sum;
+    var rescale = 1.0;
+    if (has(HAS_SINKS) && tile.split == 0u) {
+        let sink = LOG2_E * sink_of(tile, row);
+        maximum = max(row_max, sink);
+        rescale = exp2(row_max - maximum);
+        sum = row_sum * rescale + exp2(sink - maximum);
+    }
+    if (sum == 0.0) {
+        return End(0.0, NEGATIVE_INFINITY_BITS);
+    }
+    return End(rescale / sum, bitcast<u32>((maximum + log2(sum)) * LN_2));
+}
+
+// whether every row of the tile may attend all KEY_TILE keys from key_start on; block is their class
+fn all_allowed(tile: Tile, key_start: u32, block: u32) -> bool {
+    if (BIAS || (MASK && block != CLASS_ALL)) {
+        return false;
+    }
+    let first = select(tile.start, 0u, FOLDED);
+    let last = select(tile.start + ROW_TILE - 1u, tile.q_len - 1u, FOLDED);
+    return key_start >= first_key(tile, last) && key_start + KEY_TILE <= end_key(tile, first);
+}
