@@ -1,5 +1,5 @@
-// additive_attention_backward: the gradients of additive_attention, those that belong to the rows of
-// a tile: queries are rows in one launch, keys in the other.
+// additive_attention_backward: the gradients of additive_attention that belong to the rows of a
+// tile. Queries are rows in one launch, keys in the other.
 //
 // With E = exp(2 (query_id + key_jd)), r = 1 / (1 + E), tanh = 1 - 2r, 1 - tanh^2 = 4 E r^2:
 //     weight_ij = exp(score_ij - log_sum_exp_i)
