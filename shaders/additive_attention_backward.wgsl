@@ -4,14 +4,14 @@
 // With E = exp(2 (query_id + key_jd)), r = 1 / (1 + E), tanh = 1 - 2r, 1 - tanh^2 = 4 E r^2:
 //     weight_ij = exp(score_ij - log_sum_exp_i)
 //     grad_score_ij = weight_ij (grad_output_i . value_j - delta_i)
-//     grad_query_id = v_d sum_j grad_score_ij 4 E r^2     grad_key_jd: the same, summed over i
+//     grad_query_id = v_d sum_j grad_score_ij 4 E r^2    grad_key_jd: the same, summed over i
 //     grad_value_j = sum_i weight_ij grad_output_i        grad_v_d = sum_ij grad_score_ij (1 - 2r)
 // Scores are computed again, so that nothing of size q_len kv_len is ever stored.
 // Source: Dao et al. 2022 (FlashAttention), Alg. 4, with the derivative of tanh.
 //
 // Layout      see additive_attention_backward_problem.wgsl
-// Grid        one workgroup per tile of WORKGROUP_SIZE * ROWS_PER_LANE rows of one batch row, folded
-//             to two dimensions
+// Grid        one workgroup per tile of WORKGROUP_SIZE * ROWS_PER_LANE rows of one batch row,
+//             folded to two dimensions
 // Workgroup   WORKGROUP_SIZE invocations; an invocation computes ROWS_PER_LANE whole rows, against
 //             COLUMNS columns at a time
 // Memory      that of the columns part; gradients accumulate where they belong, each element in the

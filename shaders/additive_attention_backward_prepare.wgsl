@@ -1,5 +1,5 @@
-// additive_attention_backward_prepare: what both roles of additive_attention_backward need to know of
-// each query, and the small inputs beside it: 8 storage bindings are all that every device has.
+// additive_attention_backward_prepare: what both roles of additive_attention_backward need to know
+// of each query, and the small inputs beside it: every device has 8 storage bindings, not more.
 //
 //     delta_i = sum_c grad_output_ic output_ic
 // Source: Dao et al. 2022 (FlashAttention), Alg. 4.

@@ -1,5 +1,5 @@
-// additive_attention_backward_sum: sums of rows, block by block, in increasing order: twice in a row
-// they make grad_v of what the lanes of additive_attention_backward have left.
+// additive_attention_backward_sum: sums of rows, block by block, in increasing order: twice in a
+// row they make grad_v of what the lanes of additive_attention_backward have left.
 //
 // Layout (row-major)
 //     terms  [num_rows, dim]

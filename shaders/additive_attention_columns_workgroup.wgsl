@@ -1,5 +1,5 @@
-// additive_attention_columns_workgroup: the terms and values of COLUMNS columns for all invocations,
-// through workgroup memory. Same names as additive_attention_columns_subgroup.wgsl.
+// additive_attention_columns_workgroup: the terms and values of COLUMNS columns for all
+// invocations, through workgroup memory. Same names as additive_attention_columns_subgroup.wgsl.
 
 struct Lane {
     @builtin(local_invocation_index) index: u32,

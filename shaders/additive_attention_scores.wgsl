@@ -5,12 +5,12 @@
 //     score = sum_d v_d (1 - 2 r_d)
 // The exponentials are taken once per element, not once per pair (the factored form), and two terms
 // share a division: v_0 / x_0 + v_1 / x_1 = (v_0 x_1 + v_1 x_0) / (x_0 x_1), x = 1 + E.
-// With |a|, |b| <= FACTORED_BOUND, x_0 x_1 <= exp(80): nothing overflows. Clamping a and b one by one
+// With |a|, |b| <= FACTORED_BOUND, x_0 x_1 <= exp(80): nothing overflows. Clamping a and b singly
 // would be wrong (30 and -29), so a chunk with any larger term is computed from the sums a + b (the
 // direct form).
 // 1 - 2r is exact to 1e-7 absolutely, not relatively where a + b is small: the same error that a
-// score's larger terms have anyway. Each chunk is summed around 0, as sum v_d (r_d - 1/2), so that a
-// v of one sign does not cost digits.
+// score's larger terms have anyway. Each chunk is summed around 0, as sum v_d (r_d - 1/2), so that
+// a v of one sign does not cost digits.
 //
 // A row is a query and a column a key, or the other way round: tanh(a + b) does not care.
 
@@ -38,8 +38,8 @@ fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
 }
 
-// past params.dim the last element is repeated; its v is 0. `clean` makes a NaN 0: the gradient of a
-// masked pair is 0 times what its terms give, and 0 times NaN would be NaN
+// past params.dim the last element is repeated; its v is 0. `clean` makes a NaN 0: the gradient of
+// a masked pair is 0 times what its terms give, and 0 times NaN would be NaN
 fn term_of_column(tile: Tile, column: u32, d: u32, clean: bool) -> f32 {
     let x = column_term(tile.column_terms + column * params.dim + min(d, params.dim - 1u));
     return select(x, 0.0, clean && is_nan(x));
