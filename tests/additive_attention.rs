@@ -6,7 +6,7 @@ mod common;
 use common::additive_attention::{
     Case, Inputs, RESULTS, Run, SMALL, all_guises, check, check_on, run, variants,
 };
-use common::{bits, gpu};
+use common::{bits, gpu, guises};
 use gatefold::reference::additive_attention as reference;
 use gatefold::{AdditiveAttention, AdditiveAttentionBuffers, AdditiveAttentionConfig};
 use gatefold::{AdditiveAttentionMask, Capabilities, ElementType, Error, Variant};
@@ -14,6 +14,12 @@ use gatefold::{AdditiveAttentionMask, Capabilities, ElementType, Error, Variant}
 #[test]
 fn plain() {
     check(SMALL);
+}
+
+#[test]
+fn at_the_floor_with_checks() {
+    let Some(gpu) = gpu() else { return };
+    check_on(&guises(gpu)[..1], SMALL, &SMALL.inputs());
 }
 
 #[test]
