@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod additive_attention;
 mod attention;
 mod bound;
 mod capabilities;
@@ -16,6 +17,10 @@ mod plan;
 mod recurrent;
 pub mod reference;
 
+pub use additive_attention::{
+    AdditiveAttention, AdditiveAttentionBackwardBuffers, AdditiveAttentionBuffers,
+    AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape,
+};
 pub use attention::{
     Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
     AttentionGiven, AttentionMerge, AttentionMergeBuffers, AttentionShape, AttentionWeightsBuffers,

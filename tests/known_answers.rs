@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use gatefold::reference::{attention as reference, recurrent};
+use gatefold::reference::{additive_attention as additive, attention as reference, recurrent};
 use gatefold::{Causal, Cell, Direction};
 use safetensors::{Dtype, SafeTensors};
 
@@ -86,6 +86,62 @@ impl Golden {
                 "{} {tensor}[{i}]: got {got:e}, expected {want:e}",
                 self.name
             );
+        }
+    }
+}
+
+#[test]
+fn additive_attention() {
+    for golden in Golden::of("additive_attention") {
+        let [batch, q_len, dim] = golden.shape("query");
+        let [_, kv_len, value_dim] = golden.shape("value");
+        let mask = golden.tensors.get("mask").map(|(shape, values)| {
+            let mut extents = [1; 3];
+            extents[3 - shape.len()..].copy_from_slice(shape);
+            let allowed: Vec<bool> = values.iter().map(|&x| x != 0.0).collect();
+            (extents, allowed)
+        });
+        let kv_lengths = golden.tensors.get("kv_lengths");
+        let kv_lengths: Option<Vec<i64>> =
+            kv_lengths.map(|(_, values)| values.iter().map(|&x| x as i64).collect());
+        let problem = additive::Problem {
+            batch,
+            q_len,
+            kv_len,
+            dim,
+            value_dim,
+            mask: mask.as_ref().map(|(shape, values)| additive::Mask {
+                shape: *shape,
+                values,
+            }),
+            kv_lengths: kv_lengths.as_deref(),
+        };
+        let inputs = additive::Inputs {
+            query: golden.values("query"),
+            key: golden.values("key"),
+            value: golden.values("value"),
+            v: golden.values("v"),
+        };
+        let got = additive::additive_attention(&problem, inputs);
+        golden.check("output", &got.output, 1e-13);
+        golden.check("log_sum_exp", &got.log_sum_exp, 1e-13);
+        golden.check("weights", &got.weights, 1e-13);
+        let grad_output = golden.values("grad_output");
+        let (grad, magnitude) =
+            additive::additive_attention_backward(&problem, inputs, grad_output);
+        golden.check("grad_query", &grad.query, 1e-12);
+        golden.check("grad_key", &grad.key, 1e-12);
+        golden.check("grad_value", &grad.value, 1e-12);
+        golden.check("grad_v", &grad.v, 1e-12);
+        // what a sum is measured by is never below it
+        for (sum, magnitude) in [
+            (&grad.query, &magnitude.query),
+            (&grad.key, &magnitude.key),
+            (&grad.value, &magnitude.value),
+            (&grad.v, &magnitude.v),
+        ] {
+            let within = |(sum, magnitude): (&f64, &f64)| sum.abs() <= magnitude * (1.0 + 1e-12);
+            assert!(sum.iter().zip(magnitude).all(within), "{}", golden.name);
         }
     }
 }

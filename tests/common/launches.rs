@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
+use gatefold::{AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape};
 use gatefold::{AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Causal};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
 use gatefold::{Chosen, ElementType, GemmConfig, GemmShape};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] =
+    &[additive_attention, attention, gemm, recurrent, peak];
 
 type Launch = (Variant, Dispatch);
 
@@ -17,6 +19,32 @@ fn launches(plan: Plan) -> impl Iterator<Item = Launch> {
     plan.dispatches
         .into_iter()
         .map(move |dispatch| (plan.variant, dispatch))
+}
+
+fn additive_attention(device: &Capabilities) -> Vec<Launch> {
+    let plain = AdditiveAttentionShape::new(2, 65, 129);
+    let masked = plain.with_mask(AdditiveAttentionMask::FULL);
+    let mut all = Vec::new();
+    let f32 = ElementType::F32;
+    for (value_dim, element, shape) in [
+        (1, f32, plain),
+        (20, f32, plain),
+        (20, ElementType::F16, masked.with_kv_lengths()),
+        (300, f32, masked),
+        (300, ElementType::Bf16, plain.with_kv_lengths()),
+    ] {
+        for variant in AdditiveAttentionConfig::default().variants(device) {
+            let config = AdditiveAttentionConfig {
+                value_dim: Some(value_dim),
+                element,
+                variant: Some(variant),
+                ..Default::default()
+            };
+            all.extend(launches(config.plan(device, shape, true, true).unwrap()));
+            all.extend(launches(config.plan_backward(device, shape).unwrap()));
+        }
+    }
+    all
 }
 
 fn attention(device: &Capabilities) -> Vec<Launch> {
