@@ -219,7 +219,8 @@ impl Problem for Recurrent {
         let dropout = config.dropout;
         let dropout =
             (dropout > 0.0).then(|| format!("--dropout={dropout} --seed={}", self.shape.seed));
-        [relu, coupled, before, dropout, clip, tier]
+        let grad = self.grad.then(|| "--grad".to_owned());
+        [relu, coupled, before, dropout, clip, tier, grad]
             .into_iter()
             .flatten()
             .collect()
