@@ -10,6 +10,7 @@ mod element;
 mod error;
 mod gemm;
 mod gpu;
+mod gradient_clip;
 pub mod kernel;
 pub mod peak;
 pub mod philox;
@@ -33,9 +34,11 @@ pub use element::ElementType;
 pub use error::Error;
 pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
+pub use gradient_clip::{GradientClip, GradientClipBuffers, GradientClipConfig};
 pub use plan::{Plan, Variant};
 pub use recurrent::{
-    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig,
-    RecurrentShape, RecurrentWeights, Tier,
+    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
+    RecurrentWeights, Tier,
 };
 pub use wgpu;

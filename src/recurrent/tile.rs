@@ -66,7 +66,7 @@ impl Tile {
             .min(capabilities.workgroup_invocations);
         let [first_rows, second_rows] = rows(config, threads);
         let rows = first_rows + second_rows;
-        let blocks = config.hidden_size.div_ceil(8);
+        let blocks = config.state_size().div_ceil(8);
         // a GPU's registers are shared by all invocations that run at once; a CPU spills to its cache,
         // which serves contiguous vectors faster than gathers from a buffer
         let most_weights = if capabilities.cpu {
@@ -180,17 +180,20 @@ impl Tile {
         }
     }
 
-    pub fn constants(self, config: &RecurrentConfig) -> Constants {
+    /// With `save`, the kernel leaves what the backward pass needs.
+    pub fn constants(self, config: &RecurrentConfig, save: bool) -> Constants {
         let cell = config.cell;
         let mut constants = vec![
             ("NUM_GATES", Constant::U32(cell.num_gates())),
             ("FIRST_GATES", Constant::U32(cell.first_gates())),
-            ("NUM_PHASES", Constant::U32(cell.phases())),
+            ("NUM_PHASES", Constant::U32(config.phases())),
+            ("PROJECTED", Constant::Bool(config.proj_size.is_some())),
             ("HAS_CELL", Constant::Bool(cell.has_cell_state())),
             ("NUM_UNIT_WEIGHTS", Constant::U32(config.num_unit_weights())),
             ("COUPLED", Constant::Bool(cell == Cell::LstmCoupled)),
             ("RELU", Constant::Bool(cell == Cell::RnnRelu)),
             ("BATCH", Constant::U32(self.batch())),
+            ("SAVE", Constant::Bool(save)),
         ];
         match self {
             Self::Stepped { units, split, .. } => constants.extend([
@@ -204,10 +207,11 @@ impl Tile {
                 batch,
                 ..
             } => {
-                let blocks = config.hidden_size.div_ceil(8);
+                let blocks = config.state_size().div_ceil(8);
                 let [first_rows, _] = self::rows(config, threads);
                 constants.extend([
                     ("HIDDEN", Constant::U32(config.hidden_size)),
+                    ("STATE", Constant::U32(config.state_size())),
                     ("WORKGROUP_SIZE", Constant::U32(threads)),
                     ("ROWS", Constant::U32(rows)),
                     ("FIRST_ROWS", Constant::U32(first_rows)),

@@ -6,12 +6,18 @@ use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape};
 use gatefold::{AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Causal};
 use gatefold::{Capabilities, Plan, Variant};
-use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+use gatefold::{Cell, Direction, Given, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape};
 use gatefold::{Chosen, ElementType, GemmConfig, GemmShape};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] =
-    &[additive_attention, attention, gemm, recurrent, peak];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
+    additive_attention,
+    attention,
+    gemm,
+    recurrent,
+    gradient_clip,
+    peak,
+];
 
 type Launch = (Variant, Dispatch);
 
@@ -171,9 +177,12 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                 cell,
                 input_size: 50,
                 hidden_size,
+                proj_size: peephole.then_some(9),
                 num_layers: 2,
                 direction: Direction::Bidirectional,
                 peephole,
+                dropout: 0.5,
+                gradients: true,
                 activations: peephole.then_some([cell.activations(); 2]),
                 clip: Some(1.0),
                 ..Default::default()
@@ -193,16 +202,48 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                             variant,
                             ..config
                         };
-                        let shape = RecurrentShape { seq_len: 5, batch };
-                        all.extend(launches(
-                            config.plan(device, shape, Given::default()).unwrap(),
-                        ));
+                        let shape = RecurrentShape {
+                            seq_len: 5,
+                            batch,
+                            seed: 0,
+                        };
+                        for reserve in [false, true] {
+                            let given = Given {
+                                reserve,
+                                ..Default::default()
+                            };
+                            all.extend(launches(config.plan(device, shape, given).unwrap()));
+                        }
+                        // more than a binding holds: several chunks
+                        let few = Capabilities {
+                            storage_binding_size: 64 << 10,
+                            ..*device
+                        };
+                        for (device, grad_norms) in [(&few, false), (device, true)] {
+                            let given = RecurrentBackwardGiven {
+                                lengths: true,
+                                grad_input: true,
+                                grad_h_0: true,
+                                parameters: true,
+                                bias: true,
+                                grad_norms,
+                                ..Default::default()
+                            };
+                            let plan = config.plan_backward(device, shape, given);
+                            all.extend(launches(plan.unwrap()));
+                        }
                     }
                 }
             }
         }
     }
     all
+}
+
+fn gradient_clip(device: &Capabilities) -> Vec<Launch> {
+    use gatefold::GradientClipConfig::{Norm, Value};
+    let plans = [Norm(1.0), Value(1.0)].map(|clip| clip.plan(device, &[5, 70_000]).unwrap());
+    plans.into_iter().flat_map(launches).collect()
 }
 
 fn peak(_: &Capabilities) -> Vec<Launch> {

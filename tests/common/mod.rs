@@ -5,6 +5,7 @@ pub mod additive_attention;
 pub mod attention;
 pub mod launches;
 pub mod recurrent;
+pub mod recurrent_backward;
 
 use std::sync::OnceLock;
 

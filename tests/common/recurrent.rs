@@ -17,9 +17,12 @@ pub struct Case {
     pub cell: Cell,
     pub input_size: u32,
     pub hidden_size: u32,
+    pub proj_size: Option<u32>,
     pub num_layers: u32,
+    pub dropout: f32,
     pub direction: Direction,
     pub clip: Option<f32>,
+    pub truncate: Option<u32>,
     pub seq_len: u32,
     pub batch: u32,
     pub bias: bool,
@@ -36,9 +39,12 @@ pub const SMALL: Case = Case {
     cell: Cell::Lstm,
     input_size: 7,
     hidden_size: 13,
+    proj_size: None,
     num_layers: 1,
+    dropout: 0.0,
     direction: Direction::Forward,
     clip: None,
+    truncate: None,
     seq_len: 9,
     batch: 3,
     bias: true,
@@ -48,6 +54,9 @@ pub const SMALL: Case = Case {
     lengths: None,
     magnitude: 1.5,
 };
+
+/// Of the dropout; both halves count.
+const SEED: u64 = 0x1234_5678_9abc_def1;
 
 pub struct Inputs {
     pub input: Vec<f32>,
@@ -65,11 +74,15 @@ impl Case {
             cell: self.cell,
             input_size: self.input_size,
             hidden_size: self.hidden_size,
+            proj_size: self.proj_size,
             num_layers: self.num_layers,
             direction: self.direction,
             peephole: self.peephole,
+            dropout: self.dropout,
             activations: self.activations,
             clip: self.clip,
+            truncate: self.truncate,
+            gradients: false,
             tier,
             variant,
         }
@@ -79,6 +92,7 @@ impl Case {
         RecurrentShape {
             seq_len: self.seq_len,
             batch: self.batch,
+            seed: SEED,
         }
     }
 
@@ -90,6 +104,7 @@ impl Case {
             lengths: self.lengths.is_some(),
             h_n: true,
             c_n: c,
+            reserve: false,
         }
     }
 
@@ -98,10 +113,14 @@ impl Case {
             cell: self.cell,
             input_size: self.input_size as usize,
             hidden_size: self.hidden_size as usize,
+            proj_size: self.proj_size.map(|size| size as usize),
             num_layers: self.num_layers as usize,
             direction: self.direction,
+            dropout: self.dropout,
+            seed: SEED,
             activations: self.activations,
             clip: self.clip,
+            truncate: self.truncate.map(|steps| steps as usize),
             seq_len: self.seq_len as usize,
             batch: self.batch as usize,
         }
@@ -113,30 +132,33 @@ impl Case {
         let directions = self.direction.count() as usize;
         let gate_rows = self.cell.num_gates() as usize * p.hidden_size;
         let scale = self.magnitude / (p.hidden_size as f32).sqrt();
-        let states = p.num_layers * directions * p.batch * p.hidden_size;
+        let states = p.num_layers * directions * p.batch;
+        let width = p.state_size();
+        let projection = p.proj_size.map_or(0, |size| size * p.hidden_size);
         let bias = if self.bias { gate_rows } else { 0 };
         let peepholes = if self.peephole { 3 * p.hidden_size } else { 0 };
         let weights = (0..p.num_layers * directions)
             .map(|i| {
-                let width = if i < directions {
+                let input_size = if i < directions {
                     p.input_size
                 } else {
-                    directions * p.hidden_size
+                    directions * width
                 };
                 Weights {
-                    weight_ih: random.normals(gate_rows * width, scale),
-                    weight_hh: random.normals(gate_rows * p.hidden_size, scale),
+                    weight_ih: random.normals(gate_rows * input_size, scale),
+                    weight_hh: random.normals(gate_rows * width, scale),
                     bias_ih: random.normals(bias, 0.5),
                     bias_hh: random.normals(bias, 0.5),
                     peephole: random.normals(peepholes, 0.8),
+                    weight_hr: random.normals(projection, scale),
                 }
             })
             .collect();
         Inputs {
             input: random.normals(p.seq_len * p.batch * p.input_size, 1.0),
             weights,
-            h_0: random.normals(states, 0.5),
-            c_0: random.normals(states, 1.0),
+            h_0: random.normals(states * width, 0.5),
+            c_0: random.normals(states * p.hidden_size, 1.0),
         }
     }
 }
@@ -166,6 +188,7 @@ pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
                 &w.bias_ih,
                 &w.bias_hh,
                 &w.peephole,
+                &w.weight_hr,
             ]
             .map(|x| gpu.upload("weights", x).unwrap())
         })
@@ -174,11 +197,12 @@ pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
     let weights: Vec<_> = buffers
         .iter()
         .map(
-            |[weight_ih, weight_hh, bias_ih, bias_hh, peephole]| RecurrentWeights {
+            |[weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr]| RecurrentWeights {
                 weight_ih: weight_ih.slice(..),
                 weight_hh: weight_hh.slice(..),
                 bias: has_bias.then(|| (bias_ih.slice(..), bias_hh.slice(..))),
                 peephole: op.config().peephole.then(|| peephole.slice(..)),
+                weight_hr: op.config().proj_size.map(|_| weight_hr.slice(..)),
             },
         )
         .collect();
@@ -190,18 +214,36 @@ pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
 
 /// Runs the case twice, on scratch full of NaN.
 pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> Results {
+    run_with(gpu, case, config, inputs, false)
+}
+
+/// [`run`] that leaves what a backward pass would need, and uses no scratch.
+pub fn run_keeping(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> Results {
+    run_with(gpu, case, config, inputs, true)
+}
+
+fn run_with(
+    gpu: &Gpu,
+    case: &Case,
+    config: RecurrentConfig,
+    inputs: &Inputs,
+    keep: bool,
+) -> Results {
     let op = Recurrent::new(gpu.context(), config).unwrap();
     let packed = pack(gpu, &op, inputs);
     let input = gpu.upload("input", &inputs.input).unwrap();
     let h_0 = gpu.upload("h_0", &inputs.h_0).unwrap();
     let c_0 = gpu.upload("c_0", &inputs.c_0).unwrap();
     let lengths = gpu.upload("lengths", case.lengths.unwrap_or(&[0])).unwrap();
-    let outputs = [case.seq_len * case.batch * case.direction.count() * case.hidden_size]
-        .into_iter()
-        .chain([inputs.h_0.len() as u32; 2])
-        .map(|len| Output::new(gpu, len as usize));
-    let outputs: Vec<Output> = outputs.collect();
-    let scratch = Output::new(gpu, op.scratch_size(case.shape()).unwrap() as usize / 4);
+    let tokens = (case.seq_len * case.batch * case.direction.count()) as usize;
+    let output = tokens * case.problem().state_size();
+    let outputs = [output, inputs.h_0.len(), inputs.c_0.len()].map(|len| Output::new(gpu, len));
+    let scratch_size = match keep {
+        true => op.reserve_size(case.shape()),
+        false => op.scratch_size(case.shape()),
+    };
+    let scratch = Output::new(gpu, scratch_size.unwrap() as usize / 4);
+    let unused = gpu.zeros("scratch", 4).unwrap();
     let is_lstm = case.cell.has_cell_state();
     let buffers = RecurrentBuffers {
         h_0: case.states.then(|| h_0.slice(..)),
@@ -209,11 +251,15 @@ pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> 
         lengths: case.lengths.map(|_| lengths.slice(..)),
         h_n: Some(outputs[1].buffer.slice(..)),
         c_n: is_lstm.then(|| outputs[2].buffer.slice(..)),
+        reserve: keep.then(|| scratch.buffer.slice(..)),
         ..RecurrentBuffers::new(
             input.slice(..),
             packed.slice(..),
             outputs[0].buffer.slice(..),
-            scratch.buffer.slice(..),
+            match keep {
+                true => unused.slice(..),
+                false => scratch.buffer.slice(..),
+            },
         )
     };
     let bound = op.bind(case.shape(), buffers).unwrap();
@@ -280,13 +326,13 @@ pub fn check_on(guises: &[Gpu], case: Case) {
     let inputs = case.inputs();
     let truth = inputs.reference::<f64>(&case);
     let yardstick = inputs.reference::<f32>(&case);
-    let hidden = case.hidden_size as usize;
-    let width = hidden * case.direction.count() as usize;
+    let (hidden, state) = (case.hidden_size as usize, case.problem().state_size());
+    let width = state * case.direction.count() as usize;
     for (guise, config, how) in variants(guises, &case) {
         let results = run(&guise, &case, config, &inputs);
         let judged = [
             ("output", width, &truth.output, &yardstick.output),
-            ("h_n", hidden, &truth.h_n, &yardstick.h_n),
+            ("h_n", state, &truth.h_n, &yardstick.h_n),
             ("c_n", hidden, &truth.c_n, &yardstick.c_n),
         ];
         for ((name, row, truth, yardstick), got) in judged.into_iter().zip(&results) {

@@ -3,6 +3,7 @@
 mod call;
 mod cases;
 mod check;
+mod gradients;
 mod grid;
 mod keras;
 mod onnx;
@@ -12,8 +13,9 @@ mod pytorch;
 use gatefold::reference::compare::Difference;
 use gatefold::reference::recurrent as reference;
 use gatefold::{
-    Capabilities, Cell, Given, Gpu, Plan, Recurrent as Operation, RecurrentBuffers,
-    RecurrentConfig, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
+    Capabilities, Cell, Given, Gpu, Plan, Recurrent as Operation, RecurrentBackwardBuffers,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
+    RecurrentWeights, Tier, Variant, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -53,6 +55,9 @@ struct Recurrent {
     config: RecurrentConfig,
     shape: RecurrentShape,
     given: Given,
+    /// Whether the backward pass is wanted, and which gradients arrive: of output, h_n, c_n.
+    grad: bool,
+    arriving: [bool; 3],
     bias: bool,
     format: Format,
     batch_first: bool,
@@ -97,6 +102,22 @@ impl Recurrent {
         }
     }
 
+    fn backward_given(&self) -> RecurrentBackwardGiven {
+        let [grad_output, grad_h_n, grad_c_n] = self.arriving;
+        RecurrentBackwardGiven {
+            lengths: self.given.lengths,
+            grad_output,
+            grad_h_n,
+            grad_c_n,
+            grad_input: true,
+            grad_h_0: self.given.h_0,
+            grad_c_0: self.given.c_0,
+            parameters: true,
+            bias: self.bias,
+            grad_norms: true,
+        }
+    }
+
     fn has_cell_state(&self) -> bool {
         self.config.cell.has_cell_state()
     }
@@ -107,10 +128,14 @@ impl Recurrent {
             cell: config.cell,
             input_size: config.input_size as usize,
             hidden_size: config.hidden_size as usize,
+            proj_size: config.proj_size.map(|size| size as usize),
             num_layers: config.num_layers as usize,
             direction: config.direction,
+            dropout: config.dropout,
+            seed: shape.seed,
             activations: config.activations,
             clip: config.clip,
+            truncate: config.truncate.map(|steps| steps as usize),
             seq_len: shape.seq_len as usize,
             batch: shape.batch as usize,
         }
@@ -125,12 +150,12 @@ impl Recurrent {
     }
 
     /// `output`, `h_n` and, of an LSTM, `c_n`, under the format's names.
-    fn outputs(&self) -> Vec<Wanted> {
+    fn forward_outputs(&self) -> Vec<Wanted> {
         let p = self.reference();
         let directions = p.direction.count() as usize;
-        let states = vec![p.num_layers * directions, p.batch, p.hidden_size];
-        let joined = vec![p.seq_len, p.batch, directions * p.hidden_size];
-        let apart = vec![p.seq_len, p.batch, directions, p.hidden_size];
+        let states = |width| vec![p.num_layers * directions, p.batch, width];
+        let joined = vec![p.seq_len, p.batch, directions * p.state_size()];
+        let apart = vec![p.seq_len, p.batch, directions, p.state_size()];
         let (names, output, order): (_, _, &[usize]) = match (self.format, self.batch_first) {
             (Format::Onnx, false) => (["Y", "Y_h", "Y_c"], apart, &[0, 2, 1, 3]),
             (Format::Onnx, true) => (["Y", "Y_h", "Y_c"], apart, &[1, 0, 2, 3]),
@@ -149,10 +174,10 @@ impl Recurrent {
         let [output_name, h_n, c_n] = names;
         let mut all = vec![
             wanted(output_name, &output, order),
-            wanted(h_n, &states, state_order),
+            wanted(h_n, &states(p.state_size()), state_order),
         ];
         if self.has_cell_state() {
-            all.push(wanted(c_n, &states, state_order));
+            all.push(wanted(c_n, &states(p.hidden_size), state_order));
         }
         all
     }
@@ -176,6 +201,7 @@ impl Problem for Recurrent {
             ("seq_len", json!(shape.seq_len)),
             ("input_size", json!(config.input_size)),
             ("hidden_size", json!(config.hidden_size)),
+            ("proj_size", json!(config.proj_size)),
             ("layers", json!(config.num_layers)),
             ("bidirectional", json!(directions == 2)),
             ("nonlinearity", nonlinearity),
@@ -190,7 +216,11 @@ impl Problem for Recurrent {
         let before = before.then(|| "--linear-before-reset=0".to_owned());
         let clip = config.clip.map(|clip| format!("--clip={clip}"));
         let tier = config.tier.map(|tier| format!("--tier={}", tier.name()));
-        [relu, coupled, before, clip, tier]
+        let dropout = config.dropout;
+        let dropout =
+            (dropout > 0.0).then(|| format!("--dropout={dropout} --seed={}", self.shape.seed));
+        let grad = self.grad.then(|| "--grad".to_owned());
+        [relu, coupled, before, dropout, clip, tier, grad]
             .into_iter()
             .flatten()
             .collect()
@@ -228,8 +258,13 @@ impl Problem for Recurrent {
         capabilities: &Capabilities,
         variant: Option<Variant>,
     ) -> Result<Plan, gatefold::Error> {
-        self.forced(variant)
-            .plan(capabilities, self.shape, self.given)
+        let config = self.forced(variant);
+        let forward = config.plan(capabilities, self.shape, self.given)?;
+        if !self.grad {
+            return Ok(forward);
+        }
+        let backward = config.plan_backward(capabilities, self.shape, self.backward_given())?;
+        Ok(forward.then(backward))
     }
 
     fn random(&self, seed: u64) -> Tensors {
@@ -245,10 +280,18 @@ impl Problem for Recurrent {
         let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
         let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
         let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
-        let poison = vec![f32::NAN; plan.scratch_size as usize / 4];
-        let scratch = gpu.upload("scratch", &poison)?;
-        let outputs: Vec<Output> = self
-            .outputs()
+        let poisoned = |name: &str, size: u64| {
+            // empty buffers cannot be bound
+            let poison = vec![f32::NAN; (size as usize / 4).max(1)];
+            gpu.upload(name, &poison)
+        };
+        let scratch = poisoned("scratch", plan.scratch_size)?;
+        let reserve = match self.grad {
+            true => Some(poisoned("reserve", op.reserve_size(self.shape)?)?),
+            false => None,
+        };
+        let mut outputs: Vec<Output> = self
+            .forward_outputs()
             .iter()
             .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
             .collect::<Result<_>>()?;
@@ -258,6 +301,7 @@ impl Problem for Recurrent {
             lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
             h_n: Some(outputs[1].slice()),
             c_n: outputs.get(2).map(Output::slice),
+            reserve: reserve.as_ref().map(|buffer| buffer.slice(..)),
             ..RecurrentBuffers::new(
                 input.slice(..),
                 packed.slice(..),
@@ -265,20 +309,81 @@ impl Problem for Recurrent {
                 scratch.slice(..),
             )
         };
-        let bound = op.bind(self.shape, buffers)?;
-        Ok(Launch::new(plan, vec![bound], outputs))
+        let mut bounds = vec![op.bind(self.shape, buffers)?];
+        let Some(reserve) = reserve else {
+            return Ok(Launch::new(plan, bounds, outputs));
+        };
+        let gradients: Vec<Output> = gradients::wanted(self)
+            .iter()
+            .map(|(name, shape)| Output::new(gpu, name.clone(), shape))
+            .collect::<Result<_>>()?;
+        let upload = |name, at: usize| upload(gpu, name, call.upstream[at].as_deref());
+        let arriving = [
+            upload("grad_output", 0)?,
+            upload("grad_h_n", 1)?,
+            upload("grad_c_n", 2)?,
+        ];
+        let [grad_output, grad_h_n, grad_c_n] = arriving.each_ref().map(Option::as_ref);
+        let mut slices = gradients.iter().map(Output::slice);
+        let mut next = |wanted: bool| wanted.then(|| slices.next()).flatten();
+        let grad_input = next(true);
+        let (grad_h_0, grad_c_0) = (next(self.given.h_0), next(self.given.c_0));
+        let grad_norms = next(true);
+        let mut grad_weights = Vec::new();
+        while let (Some(weight_ih), Some(weight_hh)) = (next(true), next(true)) {
+            grad_weights.push(RecurrentGradients {
+                weight_ih,
+                weight_hh,
+                bias: next(self.bias).zip(next(self.bias)),
+                peephole: next(self.config.peephole),
+                weight_hr: next(self.config.proj_size.is_some()),
+            });
+        }
+        let buffers = RecurrentBackwardBuffers {
+            lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
+            grad_output: grad_output.map(|buffer| buffer.slice(..)),
+            grad_h_n: grad_h_n.map(|buffer| buffer.slice(..)),
+            grad_c_n: grad_c_n.map(|buffer| buffer.slice(..)),
+            grad_input,
+            grad_h_0,
+            grad_c_0,
+            grad_weights: &grad_weights,
+            grad_norms,
+            ..RecurrentBackwardBuffers::new(
+                input.slice(..),
+                packed.slice(..),
+                reserve.slice(..),
+                scratch.slice(..),
+            )
+        };
+        bounds.push(op.bind_backward(self.shape, buffers)?);
+        drop(grad_weights);
+        outputs.extend(gradients);
+        let problem = *self;
+        let finish = move |tensors| gradients::of_format(&problem, tensors);
+        Ok(Launch::new(plan, bounds, outputs).finished_by(finish))
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {
-        let truth = self.call(inputs)?.reference::<f64>(&self.reference());
+        let call = self.call(inputs)?;
+        let truth = call.reference::<f64>(&self.reference());
         let values = [truth.output, truth.h_n, truth.c_n];
-        let tensors = self.outputs().into_iter().zip(values);
-        Ok(tensors
+        let tensors = self.forward_outputs().into_iter().zip(values);
+        let mut tensors: Tensors = tensors
             .map(|(wanted, values)| {
                 let tensor = Tensor::f64(&wanted.shape, values).permuted(wanted.order);
                 (wanted.name.to_owned(), tensor)
             })
-            .collect())
+            .collect();
+        if !self.grad {
+            return Ok(tensors);
+        }
+        let [gradients, _] = call.gradients::<f64>(&self.reference());
+        let values = gradients::flat(self, gradients);
+        for ((name, shape), values) in gradients::wanted(self).into_iter().zip(values) {
+            tensors.insert(name, Tensor::f64(&shape, values));
+        }
+        gradients::of_format(self, tensors)
     }
 
     fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
@@ -305,17 +410,19 @@ fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
             upload(&weights.bias_ih)?,
             upload(&weights.bias_hh)?,
             upload(&weights.peephole)?,
+            upload(&weights.weight_hr)?,
         ]);
     }
     let mut given = Vec::new();
     for (buffers, weights) in buffers.iter().zip(&call.weights) {
-        let [weight_ih, weight_hh, bias_ih, bias_hh, peephole] =
+        let [weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr] =
             buffers.each_ref().map(|x| x.slice(..));
         given.push(RecurrentWeights {
             weight_ih,
             weight_hh,
             bias: (!weights.bias_ih.is_empty()).then_some((bias_ih, bias_hh)),
             peephole: (!weights.peephole.is_empty()).then_some(peephole),
+            weight_hr: (!weights.weight_hr.is_empty()).then_some(weight_hr),
         });
     }
     let packed = gpu.zeros("packed", op.packed_size())?;
