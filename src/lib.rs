@@ -30,7 +30,8 @@ pub use gpu::Gpu;
 pub use plan::{Plan, Variant};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
-    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
-    RecurrentWeights, Tier,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients,
+    RecurrentSession, RecurrentShape, RecurrentWeights, SessionBound, SessionBuffers, Tier,
+    probe_dispatch,
 };
 pub use wgpu;

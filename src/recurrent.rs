@@ -25,14 +25,18 @@ mod carry;
 mod dropout;
 mod pack;
 mod plan;
+mod probe;
+mod session;
 mod steps;
 mod tile;
 
 pub use activation::{Activation, Activations};
 pub use backward::{RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentGradients};
 pub use pack::RecurrentWeights;
+pub use probe::probe_dispatch;
+pub use session::{RecurrentSession, SessionBound, SessionBuffers};
 
-use crate::{Bound, Context, Error, Plan, Variant};
+use crate::{Bound, Context, ElementType, Error, Plan, Variant};
 
 /// What happens in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,6 +107,11 @@ pub enum Tier {
     /// One workgroup carries its batch rows through all steps; the number of dispatches does not depend on
     /// `seq_len`, but for a bound on the work of each.
     Resident,
+    /// Several workgroups share the units of each sequence through all steps and hand the state to each other
+    /// in device memory. One that waits too long gives up, and a second dispatch goes on from that step, in
+    /// one workgroup: slower, with the same bits. So it is right everywhere, and fast where the workgroups run
+    /// at the same time; it is planned only where [`Context::probe`] has seen them do so.
+    Persistent,
 }
 
 impl Tier {
@@ -111,6 +120,7 @@ impl Tier {
         match self {
             Self::Stepped => "stepped",
             Self::Resident => "resident",
+            Self::Persistent => "persistent",
         }
     }
 }
@@ -120,6 +130,10 @@ impl Tier {
 pub struct RecurrentConfig {
     /// The cell of all layers.
     pub cell: Cell,
+    /// How `input` is stored. States, sums and `output` are f32.
+    pub element: ElementType,
+    /// How the tensors of [`RecurrentWeights`] are stored; their packed copy is f32.
+    pub weights: ElementType,
     /// Length of an input vector.
     pub input_size: u32,
     /// Units of a layer: the length of a cell state, and of a hidden state unless it is projected.
@@ -146,6 +160,9 @@ pub struct RecurrentConfig {
     pub clip: Option<f32>,
     /// Whether the packed weights also hold what [`Recurrent::bind_backward`] reads.
     pub gradients: bool,
+    /// How often a workgroup of [`Tier::Persistent`] looks for what another hands it before it gives up;
+    /// absent, some tens of milliseconds.
+    pub spin_bound: Option<u32>,
     /// Forces a tier; otherwise the one that suits shape and device is taken.
     pub tier: Option<Tier>,
     /// Forces a variant; otherwise the best that the device can run is taken.
@@ -156,6 +173,8 @@ impl Default for RecurrentConfig {
     fn default() -> Self {
         Self {
             cell: Cell::Lstm,
+            element: ElementType::F32,
+            weights: ElementType::F32,
             input_size: 128,
             hidden_size: 128,
             proj_size: None,
@@ -165,6 +184,7 @@ impl Default for RecurrentConfig {
             dropout: 0.0,
             activations: None,
             clip: None,
+            spin_bound: None,
             gradients: false,
             tier: None,
             variant: None,
@@ -201,10 +221,10 @@ pub struct RecurrentShape {
     pub seed: u64,
 }
 
-/// The tensors of a call, f32 but for `lengths`.
+/// The tensors of a call, f32 but for `input` and `lengths`.
 #[derive(Debug, Clone, Copy)]
 pub struct RecurrentBuffers<'a> {
-    /// `[seq_len, batch, input_size]`, read.
+    /// `[seq_len, batch, input_size]`, read; stored as [`RecurrentConfig::element`] says.
     pub input: wgpu::BufferSlice<'a>,
     /// What [`Recurrent::pack_weights`] wrote; [`Recurrent::packed_size`] bytes, read.
     pub weights: wgpu::BufferSlice<'a>,

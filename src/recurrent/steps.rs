@@ -9,11 +9,14 @@ use super::tile::Tile;
 use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
 use crate::kernel::{Dispatch, MAX_STEPS, Operand, fold_grid, params};
-use crate::{Capabilities, Variant};
+use crate::{Capabilities, ElementType, Variant};
 
 /// The most multiply-adds of one resident workgroup in one dispatch, some tenths of a second of a slow GPU:
 /// drivers reset a device that does not answer for two seconds.
 pub(super) const RESIDENT_WORK: u64 = 1 << 32;
+
+/// Looks at a word that another workgroup is to write; each costs a GPU some tenths of a microsecond.
+const SPIN_BOUND: u32 = 1 << 16;
 
 params! {
     pub(super) struct Params {
@@ -45,6 +48,8 @@ params! {
         output_first: u32,
         activations: u32,
         row_len: u32,
+        exchange_first: u32,
+        spin_bound: u32,
     }
 }
 
@@ -71,7 +76,8 @@ impl Planner<'_> {
         let seq_len = self.shape.seq_len;
         if seq_len == 0 {
             // one empty step hands the initial state on
-            out.push(self.steps(layer, 0..self.config.direction.count(), &(0..1), 0..1));
+            let directions = 0..self.config.direction.count();
+            self.push_steps(layer, directions, &(0..1), 0..1, out);
         }
         for chunk in pieces(0..seq_len, chunk_steps) {
             if chunk.start > 0 && self.reserve.is_some() && self.config.cell.has_cell_state() {
@@ -82,7 +88,7 @@ impl Planner<'_> {
             }
             for directions in self.joint_directions(layer) {
                 for steps in pieces(chunk.clone(), self.steps_each()) {
-                    out.push(self.steps(layer, directions.clone(), &chunk, steps));
+                    self.push_steps(layer, directions.clone(), &chunk, steps, out);
                 }
             }
         }
@@ -97,10 +103,38 @@ impl Planner<'_> {
         }
     }
 
+    /// Some steps of a chunk; where workgroups talk, between a clean slate and what goes on if they give up.
+    fn push_steps(
+        &self,
+        layer: u32,
+        directions: Range<u32>,
+        chunk: &Range<u32>,
+        steps: Range<u32>,
+        out: &mut Vec<Dispatch>,
+    ) {
+        let Tile::Persistent { .. } = self.tile else {
+            out.push(self.steps(layer, directions, chunk, steps));
+            return;
+        };
+        let exchange = self.scratch.exchange..self.scratch.layer_output;
+        out.push(carry([None, None], [Some(("scratch", exchange)), None]));
+        let rows = u64::from(self.shape.batch.div_ceil(self.tile.batch()));
+        let groups = rows * directions.len() as u64;
+        let first = self.steps(layer, directions, chunk, steps);
+        let mut second = first.clone();
+        second.constants = self.tile.resumed().constants(self.config, false);
+        second.grid = fold_grid(groups);
+        out.extend([first, second]);
+    }
+
     /// The most entries that all layers together can have.
     pub fn num_dispatches(&self, chunk_steps: u32) -> u64 {
         let chunks = u64::from(self.shape.seq_len.div_ceil(chunk_steps));
-        let each = 2 + u64::from(chunk_steps.div_ceil(self.steps_each()));
+        let per_piece = match self.tile {
+            Tile::Persistent { .. } => 3,
+            _ => 1,
+        };
+        let each = 2 + per_piece * u64::from(chunk_steps.div_ceil(self.steps_each()));
         let layers = u64::from(self.config.num_layers * self.config.direction.count());
         layers * chunks * each
     }
@@ -121,7 +155,8 @@ impl Planner<'_> {
     fn steps_each(&self) -> u32 {
         match self.tile {
             Tile::Stepped { .. } => MAX_STEPS / self.config.phases(),
-            Tile::Resident { batch, .. } => {
+            // what gives up is carried on by one workgroup
+            Tile::Resident { batch, .. } | Tile::Persistent { batch, .. } => {
                 let hidden = u64::from(self.config.hidden_size);
                 (RESIDENT_WORK / (self.config.gates_per_step(batch) * hidden)).clamp(1, 1 << 20)
                     as u32
@@ -231,6 +266,10 @@ impl Planner<'_> {
         let output = place.start + self.scratch.gates + u64::from(direction) * gates_len;
         let gemm = GemmConfig {
             bias: true,
+            a_element: match layer {
+                0 => config.element,
+                _ => ElementType::F32,
+            },
             ..Default::default()
         };
         let product = Product {
@@ -294,7 +333,7 @@ impl Planner<'_> {
             grid: fold_grid(params.num_groups.into()),
             steps: match self.tile.tier() {
                 Tier::Stepped => params.num_steps * config.phases(),
-                Tier::Resident => 1,
+                Tier::Resident | Tier::Persistent => 1,
             },
         }
     }
@@ -311,7 +350,9 @@ impl Planner<'_> {
         let RecurrentShape { seq_len, batch, .. } = self.shape;
         let packed = config.packed(layer);
         let unit_tiles = match self.tile {
-            Tile::Stepped { units, .. } => config.hidden_size.div_ceil(units),
+            Tile::Stepped { units, .. } | Tile::Persistent { units, .. } => {
+                config.hidden_size.div_ceil(units)
+            }
             Tile::Resident { .. } => 1,
         };
         let batch_tiles = batch.div_ceil(self.tile.batch());
@@ -342,6 +383,8 @@ impl Planner<'_> {
             weight_hr_first: (packed.weight_hr / 4) as u32,
             activations: config.activation_bits(),
             row_len: self.row_len(),
+            exchange_first: self.scratch.exchange as u32,
+            spin_bound: config.spin_bound.unwrap_or(SPIN_BOUND),
             ..Default::default()
         }
     }

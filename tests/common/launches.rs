@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{AttentionConfig, AttentionGiven, AttentionShape, Causal, GemmConfig, GemmShape};
-use gatefold::{Capabilities, Plan, Variant};
-use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+use gatefold::{Capabilities, ElementType, Plan, Variant};
+use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape, Tier};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[attention, gemm, recurrent, peak];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] =
+    &[recurrent_probe, attention, gemm, recurrent, peak];
 
 type Launch = (Variant, Dispatch);
 
@@ -62,6 +63,8 @@ fn gemm(device: &Capabilities) -> Vec<Launch> {
             transpose_a: options & 1 != 0,
             transpose_b: options & 2 != 0,
             bias: options & 4 != 0,
+            a_element: ElementType::ALL[options % 3],
+            b_element: ElementType::ALL[options / 3 % 3],
             accumulate: options & 8 != 0,
             variant: None,
         };
@@ -92,6 +95,8 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
         for &hidden_size in widths {
             let config = RecurrentConfig {
                 cell,
+                element: ElementType::ALL[hidden_size as usize % 3],
+                weights: ElementType::ALL[hidden_size as usize % 3],
                 input_size: 50,
                 hidden_size,
                 proj_size: peephole.then_some(9),
@@ -110,7 +115,8 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                     .map(|pack| (Variant::Portable, pack)),
             );
             for batch in [1, 3, 16] {
-                for tier in config.tiers(device, batch) {
+                let tiers = config.tiers(device, batch).chain([Tier::Persistent]);
+                for tier in tiers {
                     for variant in config.variants(device) {
                         let (tier, variant) = (Some(tier), Some(variant));
                         let config = RecurrentConfig {
@@ -132,6 +138,10 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
         }
     }
     all
+}
+
+fn recurrent_probe(_: &Capabilities) -> Vec<Launch> {
+    vec![(Variant::Portable, gatefold::probe_dispatch(8))]
 }
 
 fn peak(_: &Capabilities) -> Vec<Launch> {

@@ -12,7 +12,7 @@ mod pytorch;
 use gatefold::reference::compare::Difference;
 use gatefold::reference::recurrent as reference;
 use gatefold::{
-    Capabilities, Cell, Given, Gpu, Plan, Recurrent as Operation, RecurrentBuffers,
+    Capabilities, Cell, ElementType, Given, Gpu, Plan, Recurrent as Operation, RecurrentBuffers,
     RecurrentConfig, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
 };
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use super::launch::Output;
 use super::{Launch, Problem};
 use crate::args::RunCommon;
 use crate::error::Result;
-use crate::tensors::{Tensor, Tensors};
+use crate::tensors::{Tensor, Tensors, get};
 use call::Call;
 use options::Format;
 
@@ -72,13 +72,43 @@ pub fn from_tensors(
     options: &RunOptions,
     tensors: &Tensors,
 ) -> Result<Box<dyn Problem>> {
-    let problem = match options.format {
+    let mut problem = match options.format {
         Format::Pytorch => pytorch::problem(op, common, options, tensors)?,
         Format::Onnx => onnx::problem(op, common, options, tensors)?,
         Format::Keras => keras::problem(op, common, options, tensors)?,
     };
+    if !common.grad {
+        // as the file has them; gradients are of f32
+        let input = match options.format {
+            Format::Onnx => "X",
+            _ => "input",
+        };
+        problem.config.element = get(tensors, input)?.element;
+        problem.config.weights = weights_element(tensors, input);
+    }
     problem.possible()?;
     Ok(Box::new(problem))
+}
+
+/// How the weights are stored if that is the same for all of them, else f32, which holds them all.
+fn weights_element(tensors: &Tensors, input: &str) -> ElementType {
+    let others = [
+        "lengths",
+        "sequence_lens",
+        "h_0",
+        "c_0",
+        "initial_h",
+        "initial_c",
+    ];
+    let mut elements = tensors
+        .iter()
+        .filter(|(name, _)| *name != input && !others.contains(&name.as_str()))
+        .map(|(_, tensor)| tensor.element);
+    let first = elements.next().unwrap_or_default();
+    match elements.all(|element| element == first) {
+        true => first,
+        false => ElementType::F32,
+    }
 }
 
 impl Recurrent {
@@ -186,6 +216,10 @@ impl Problem for Recurrent {
         ]
     }
 
+    fn dtype(&self) -> ElementType {
+        self.config.element
+    }
+
     fn options(&self) -> Vec<String> {
         let config = &self.config;
         let relu = (config.cell == Cell::RnnRelu).then(|| "--nonlinearity=relu".to_owned());
@@ -209,22 +243,23 @@ impl Problem for Recurrent {
 
     fn tier(&self, plan: &Plan) -> Option<&'static str> {
         let kernels = plan.dispatches.iter().map(|dispatch| &dispatch.kernel);
-        let tier = |stepped| {
-            if stepped {
-                Tier::Stepped
-            } else {
-                Tier::Resident
-            }
+        let tier = |name| match name {
+            "recurrent_stepped" => Some(Tier::Stepped),
+            "recurrent_resident" => Some(Tier::Resident),
+            "recurrent_persistent" => Some(Tier::Persistent),
+            _ => None,
         };
         kernels
-            .filter(|kernel| kernel.name.starts_with("recurrent_"))
-            .map(|kernel| tier(kernel.stepped).name())
+            .filter_map(|kernel| tier(kernel.name))
+            .map(Tier::name)
             .next()
     }
 
     fn variants(&self, capabilities: &Capabilities) -> Vec<Variant> {
         let mut tiers = self.config.tiers(capabilities, self.shape.batch);
         match self.config.tier {
+            // right on every device, only not fast
+            Some(Tier::Persistent) => self.config.variants(capabilities).collect(),
             Some(forced) if !tiers.any(|tier| tier == forced) => Vec::new(),
             _ => self.config.variants(capabilities).collect(),
         }
@@ -248,7 +283,7 @@ impl Problem for Recurrent {
         let op = Operation::new(gpu.context(), self.forced(variant))?;
         let call = self.call(inputs)?;
         let packed = pack(gpu, &op, &call)?;
-        let input = gpu.upload("input", &call.input)?;
+        let input = gpu.upload("input", &self.config.element.words(&call.input))?;
         let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
         let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
         let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
@@ -305,7 +340,8 @@ fn upload<T: bytemuck::Pod>(
 fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
     let mut buffers = Vec::new();
     for weights in &call.weights {
-        let upload = |values: &[f32]| gpu.upload("weights", values);
+        let element = op.config().weights;
+        let upload = |values: &[f32]| gpu.upload("weights", &element.words(values));
         buffers.push([
             upload(&weights.weight_ih)?,
             upload(&weights.weight_hh)?,

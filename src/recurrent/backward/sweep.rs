@@ -554,7 +554,7 @@ impl Planner<'_> {
             };
             let steps = match self.tile.tier() {
                 Tier::Stepped => params.num_places * config.backward_phases() + u32::from(last),
-                Tier::Resident => 1,
+                Tier::Resident | Tier::Persistent => 1,
             };
             let params = bytemuck::bytes_of(&params).to_vec();
             let at = layer * config.direction.count() + directions.start;

@@ -1,6 +1,6 @@
 //! Problems that are made up: the grid of `bench`, what `info` shows, random tensors.
 
-use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+use gatefold::{Cell, Direction, ElementType, Given, RecurrentConfig, RecurrentShape};
 
 use super::options::{BenchOptions, Format, cell, tier};
 use super::{Op, Recurrent};
@@ -46,7 +46,9 @@ pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
 }
 
 pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
-    common.only_f32_forward()?;
+    if common.grad {
+        return Err(Error::not_yet("--grad"));
+    }
     let given: [(&str, &[List], u32); 5] = [
         ("--batch", &options.batch, 1),
         ("--seq-len", &options.seq_len, 64),
@@ -82,6 +84,7 @@ pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<
     axes.push(projections);
     let row = |row: Vec<u32>| {
         let mut problem = problem(cell, [row[0], row[1], row[2], row[3], row[4]], direction);
+        (problem.config.element, problem.config.weights) = (common.dtype, common.dtype);
         problem.config.tier = tier;
         problem.config.proj_size = (row[5] > 0).then_some(row[5]);
         problem.possible()?;
@@ -112,7 +115,15 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
     let mut random = Random::new(seed);
     let mut tensors = Tensors::new();
     let mut add = |name: &str, shape: &[usize], deviation: f32| {
-        let values = random.normals(shape.iter().product(), 0.0, deviation);
+        let mut values = random.normals(shape.iter().product(), 0.0, deviation);
+        let element = match name {
+            "input" => problem.config.element,
+            "h_0" | "c_0" => ElementType::F32,
+            _ => problem.config.weights,
+        };
+        values
+            .iter_mut()
+            .for_each(|value| *value = element.round(*value));
         tensors.insert(name.to_owned(), Tensor::f32(shape, values));
     };
     add("input", &[p.seq_len, p.batch, p.input_size], 1.0);

@@ -58,12 +58,13 @@ pub fn problem(
         return Err(Error::not_yet(name));
     }
     let base = config(op, common, options, true)?;
-    sizes(op, base, options, tensors)
+    sizes(op, base, common, options, tensors)
 }
 
 fn sizes(
     op: Op,
     base: RecurrentConfig,
+    common: &RunCommon,
     options: &RunOptions,
     tensors: &Tensors,
 ) -> Result<Recurrent> {
