@@ -14,5 +14,6 @@ fn cell_backward(
     let d_z = dh * (saved[4] - n[0]) * z[1];
     let d_n = dh * (1.0 - z[0]) * n[1];
     let d_r = d_n * saved[3] * r[1];
-    return Gradient(array<f32, GRADS>(d_r, d_z, d_n, d_n * r[0]), dh * z[0], 0.0, 0.0);
+    let gates = array<f32, GRADS>(d_r, d_z, d_n, d_n * r[0]);
+    return Gradient(gates, dh * z[0], 0.0, 0.0, 0.0);
 }

@@ -29,5 +29,6 @@ fn cell_backward(
     }
     let d_g = d_c * i[0] * g[1];
     let before = d_c * f[0] + peephole[0] * d_i + peephole[1] * d_f;
-    return Gradient(array<f32, GRADS>(d_i, d_f, d_g, d_o), 0.0, before, new_c);
+    let gates = array<f32, GRADS>(d_i, d_f, d_g, d_o);
+    return Gradient(gates, 0.0, before, new_c, o[0] * out[0]);
 }

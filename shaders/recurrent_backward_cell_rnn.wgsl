@@ -9,5 +9,5 @@ fn cell_backward(
     dc: f32,
 ) -> Gradient {
     let y = candidate_slope(direction, saved[0]);
-    return Gradient(array<f32, GRADS>(dh * y[1]), 0.0, 0.0, 0.0);
+    return Gradient(array<f32, GRADS>(dh * y[1]), 0.0, 0.0, 0.0, 0.0);
 }

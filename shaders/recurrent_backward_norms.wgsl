@@ -1,15 +1,14 @@
 // recurrent_backward_norms: the norm of the gradient that reaches the hidden states of each step.
 //
-// output[step] = sqrt(sum over the rows and columns of a[step, row, column]^2), the largest magnitude
-// taken out first, so that no square overflows or vanishes.
+// output[step] = sqrt(sum over the rows and columns of a[step, row, column]^2)
 //
 // Layout      a [num_steps, num_rows, num_columns], rows a_row elements apart; output [num_steps]
 // Grid        one workgroup per step, folded to two dimensions
 // Workgroup   64 invocations; each takes every 64th element
-// Memory      wg_norms: of each invocation the largest magnitude and the sum of squares relative to it
+// Memory      wg_norms: the pair (see norm_pair.wgsl) of each invocation
 // Holds       any sizes
 // Precision   f32; the 64 shares are added in order
-// Parts       common.wgsl
+// Parts       common.wgsl, norm_pair.wgsl
 
 struct Params {
     num_steps: u32,
@@ -28,17 +27,6 @@ const WORKGROUP_SIZE: u32 = 64u;
 
 var<workgroup> wg_norms: array<vec2<f32>, WORKGROUP_SIZE>;
 
-// (m, s) stands for m sqrt(s)
-fn joined(x: vec2<f32>, y: vec2<f32>) -> vec2<f32> {
-    let most = max(x[0], y[0]);
-    if (most == 0.0) {
-        // also where one is NaN, which max may drop
-        return vec2<f32>(0.0, x[1] + y[1]);
-    }
-    let by = vec2<f32>(x[0], y[0]) / most;
-    return vec2<f32>(most, x[1] * by[0] * by[0] + y[1] * by[1] * by[1]);
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn recurrent_backward_norms(
     @builtin(local_invocation_index) lane: u32,
@@ -52,10 +40,8 @@ fn recurrent_backward_norms(
     var norm = vec2<f32>();
     for (var i = lane; i < params.num_rows * params.num_columns; i += WORKGROUP_SIZE) {
         let row = step * params.num_rows + i / params.num_columns;
-        let x = abs(a[params.a_first + row * params.a_row + i % params.num_columns]);
-        if (x != 0.0) {
-            norm = joined(norm, vec2<f32>(x, 1.0));
-        }
+        let x = a[params.a_first + row * params.a_row + i % params.num_columns];
+        norm = joined(norm, pair_of(x));
     }
     wg_norms[lane] = norm;
     // wg_norms is visible
@@ -64,6 +50,6 @@ fn recurrent_backward_norms(
         for (var share = 1u; share < WORKGROUP_SIZE; share++) {
             norm = joined(norm, wg_norms[share]);
         }
-        output[params.output_first + step] = norm[0] * sqrt(norm[1]);
+        output[params.output_first + step] = norm_of(norm);
     }
 }

@@ -1,13 +1,15 @@
 // recurrent_backward_pack: what the backward pass reads of one direction of one layer's weights, from
 // PyTorch's layout to the kernels'.
 //
-// Layout (G = NUM_GATES, H = hidden_size, I = input_size)
-//     weight_ih [G H, I], weight_hh [G H, H]    read
+// Layout (G = NUM_GATES, H = hidden_size, S = state_size, I = input_size)
+//     weight_ih [G H, I], weight_hh [G H, S]    read
 //     bias_hh [G H]                             read; optional
 //     peephole [3 H]                            read with PEEPHOLE; of i, f and o
+//     weight_hr [S, H]                          read with PROJECTED
 //     packed    from packed_first on, each part at a multiple of 64 elements:
-//         weight_hh   [ceil(H / 4), G, H] vectors of four rows of a gate's block, zero past H
+//         weight_hh   [ceil(H / 4), G, S] vectors of four rows of a gate's block, zero past H
 //         unit_weights  [NUM_UNIT_WEIGHTS, H]   as in recurrent_pack.wgsl
+//         weight_hr   [ceil(S / 4), H] vectors of four rows, zero past S
 //         weight_ih   [G H, I]
 // Grid        one invocation per element of packed, folded to two dimensions
 // Workgroup   64 invocations
@@ -19,8 +21,10 @@
 struct Params {
     input_size: u32,
     hidden_size: u32,
+    state_size: u32,
     num_elements: u32,
     unit_weights_first: u32,
+    weight_hr_first: u32,
     weight_ih_first: u32,
     packed_first: u32,
     has_bias: u32,
@@ -31,7 +35,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read>       weight_hh: array<f32>;
 @group(0) @binding(3) var<storage, read>       bias_hh:   array<f32>;
 @group(0) @binding(4) var<storage, read>       peephole:  array<f32>;
-@group(0) @binding(5) var<storage, read_write> packed:    array<f32>;
+@group(0) @binding(5) var<storage, read>       weight_hr: array<f32>;
+@group(0) @binding(6) var<storage, read_write> packed:    array<f32>;
 
 const HAS_BIAS_N: bool = NUM_UNIT_WEIGHTS == 1u;
 
@@ -44,6 +49,14 @@ fn packed_element(i: u32) -> f32 {
         }
         return weight_ih[at];
     }
+    if (i >= params.weight_hr_first) {
+        let at = i - params.weight_hr_first;
+        let row = at / (4u * hidden_size) * 4u + at % 4u;
+        if (!PROJECTED || row >= params.state_size) {
+            return 0.0;
+        }
+        return weight_hr[row * hidden_size + at / 4u % hidden_size];
+    }
     if (i >= params.unit_weights_first) {
         let at = i - params.unit_weights_first;
         if (PEEPHOLE && at < 3u * hidden_size) {
@@ -55,12 +68,12 @@ fn packed_element(i: u32) -> f32 {
         return 0.0;
     }
     let vector = i / 4u;
-    let k = vector / (NUM_GATES * hidden_size) * 4u + i % 4u;
+    let k = vector / (NUM_GATES * params.state_size) * 4u + i % 4u;
     if (k >= hidden_size) {
         return 0.0;
     }
-    let gate = vector / hidden_size % NUM_GATES;
-    return weight_hh[(gate * hidden_size + k) * hidden_size + vector % hidden_size];
+    let gate = vector / params.state_size % NUM_GATES;
+    return weight_hh[(gate * hidden_size + k) * params.state_size + vector % params.state_size];
 }
 
 @compute @workgroup_size(64)

@@ -4,6 +4,7 @@
 // From the last step to the first, with dh and dc the gradients of a step's h and c:
 //     dh += grad_output_t;  (d_gates, dh_direct, dc) = cell_backward(saved, dh, dc)
 //     dh = dh_direct + weight_hh^T d_gates
+// where an LSTM with a projection gives the cell weight_hr^T dh.
 // What is left is outside of the loop: the gradients of the weights, the biases and the input are
 // products and sums of the d_gates of many steps. Times at or past a sequence's own length hand dh
 // and dc on as they are and have d_gates of 0.
@@ -12,15 +13,18 @@
 // Layout (row-major, last axis contiguous; gates in the order of the cell's file)
 //     weights      see recurrent_backward_pack.wgsl; one block of it per direction
 //     reserve      see recurrent_problem.wgsl; from saved_first on rows [num_directions, steps of the
-//                  chunk, batch] of SLOTS times hidden_size elements
+//                  chunk, batch] of saved_len elements, of which SLOTS times hidden_size are read
 //     lengths      [batch]
-//     grad_output  [seq_len, batch, num_directions, hidden_size], from time grad_output_time on
-//     scratch      dh and from carry_c_first on dc [num_directions, batch, hidden_size]; then from
-//                  grads_first on rows [num_directions, steps of the piece, batch] of row_len
-//                  elements: GRADS times hidden_size, then with KEEP_C the new c, with KEEP_H dh
+//     grad_output  [seq_len, batch, num_directions, state_size], from time grad_output_time on
+//     scratch      dh [num_directions, batch, state_size] and from carry_c_first on dc
+//                  [num_directions, batch, hidden_size]; then from grads_first on rows
+//                  [num_directions, steps of the piece, batch] of row_len elements: GRADS times
+//                  hidden_size, then with KEEP_C the new c, with PROJECTED h before its projection,
+//                  with KEEP_H dh [state_size]
 
 struct Params {
     hidden_size: u32,
+    state_size: u32,
     batch: u32,
     seq_len: u32,
     // directions of the tensors; the first one of this dispatch, and whether that one runs in
@@ -46,7 +50,9 @@ struct Params {
     activations: u32,
     weights_direction: u32,
     unit_weights_first: u32,
+    weight_hr_first: u32,
     saved_first: u32,
+    saved_len: u32,
     carry_c_first: u32,
     grads_first: u32,
     row_len: u32,
@@ -71,8 +77,9 @@ struct Gradient {
     gates: array<f32, GRADS>,
     h: f32,
     c: f32,
-    // c after the step
+    // c after the step, and h before its projection
     new_c: f32,
+    unprojected: f32,
 }
 
 fn has(flag: u32) -> bool {
@@ -98,9 +105,14 @@ fn time_of(step: u32, direction: u32) -> u32 {
     return select(step, params.seq_len - 1u - step, is_reverse(direction));
 }
 
-// element of [num_directions, batch, hidden_size]
-fn state_at(direction: u32, row: u32, unit: u32) -> u32 {
-    return (direction * params.batch + row) * params.hidden_size + unit;
+// where dh is handed on
+fn carry_h_at(direction: u32, row: u32, unit: u32) -> u32 {
+    return (direction * params.batch + row) * params.state_size + unit;
+}
+
+// where dc is
+fn carry_c_at(direction: u32, row: u32, unit: u32) -> u32 {
+    return params.carry_c_first + (direction * params.batch + row) * params.hidden_size + unit;
 }
 
 // the token of a step among some steps, of which those of the reverse direction lie in order of
@@ -118,7 +130,7 @@ fn grads_at(step: u32, direction: u32, row: u32) -> u32 {
 
 fn saved_of(step: u32, direction: u32, row: u32, unit: u32) -> array<f32, SLOTS> {
     let token = token_of(step, direction, row, params.chunk_start, params.chunk_steps);
-    let first = params.saved_first + token * SLOTS * params.hidden_size + unit;
+    let first = params.saved_first + token * params.saved_len + unit;
     var saved: array<f32, SLOTS>;
     // unroll
     for (var i = 0u; i < SLOTS; i++) {
@@ -133,13 +145,19 @@ fn output_gradient(step: u32, direction: u32, row: u32, unit: u32) -> f32 {
     }
     let time = time_of(step, direction) - params.grad_output_time;
     let token = (time * params.batch + row) * params.num_directions + direction;
-    return grad_output[params.grad_output_first + token * params.hidden_size + unit];
+    return grad_output[params.grad_output_first + token * params.state_size + unit];
 }
 
 // four rows k of a gate's block of weight_hh, in the column `unit`
 fn weight_hh(direction: u32, k4: u32, gate: u32, unit: u32) -> vec4<f32> {
     let block = (direction - params.direction) * params.weights_direction;
-    return weights[block + (k4 * NUM_GATES + gate) * params.hidden_size + unit];
+    return weights[block + (k4 * NUM_GATES + gate) * params.state_size + unit];
+}
+
+// four rows k of weight_hr, in the column `unit`
+fn weight_hr(direction: u32, k4: u32, unit: u32) -> vec4<f32> {
+    let block = (direction - params.direction) * params.weights_direction;
+    return weights[block + params.weight_hr_first + k4 * params.hidden_size + unit];
 }
 
 // the weights of a unit that belong to no product; see recurrent_pack.wgsl
@@ -160,7 +178,7 @@ fn product_slot(gate: u32) -> u32 {
 }
 
 // what the products outside of the loop read of a step; all zeros where the sequence has ended
-fn store_gradient(step: u32, direction: u32, row: u32, unit: u32, gradient: Gradient, dh: f32) {
+fn store_gradient(step: u32, direction: u32, row: u32, unit: u32, gradient: Gradient) {
     let first = grads_at(step, direction, row) + unit;
     // unroll
     for (var i = 0u; i < GRADS; i++) {
@@ -171,8 +189,18 @@ fn store_gradient(step: u32, direction: u32, row: u32, unit: u32, gradient: Grad
         scratch[next] = gradient.new_c;
         next += params.hidden_size;
     }
+    if (PROJECTED) {
+        scratch[next] = gradient.unprojected;
+    }
+}
+
+fn dh_at(step: u32, direction: u32, row: u32) -> u32 {
+    return grads_at(step, direction, row) + params.row_len - params.state_size;
+}
+
+fn store_dh(step: u32, direction: u32, row: u32, unit: u32, dh: f32) {
     if (KEEP_H) {
-        scratch[next] = dh;
+        scratch[dh_at(step, direction, row) + unit] = dh;
     }
 }
 

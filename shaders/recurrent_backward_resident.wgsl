@@ -10,9 +10,9 @@
 //             gradients of the (batch row, unit) pairs index + p * WORKGROUP_SIZE (p < PAIRS), whose
 //             dh and dc it keeps in registers
 // Memory      wg_gates [BATCH, NUM_GATES, BLOCKS * 8], wg_sums [BATCH, SHARES, COLUMNS * LANES]
-// Holds       HIDDEN == hidden_size, BLOCKS * 8 >= HIDDEN, COLUMNS * LANES >= HIDDEN, LANES a multiple
-//             of 8, NUM_GATES a multiple of SHARES, SHARES == 1 with two phases, PAIRS *
-//             WORKGROUP_SIZE >= BATCH * HIDDEN
+// Holds       HIDDEN == hidden_size, STATE == state_size, BLOCKS * 8 >= HIDDEN, COLUMNS * LANES >=
+//             STATE, LANES a multiple of 8, NUM_GATES a multiple of SHARES, SHARES == 1 where a
+//             reset comes before the product, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
 // Precision   f32; each sum in an order fixed by the constants
 // Parts       common.wgsl, recurrent_backward_problem.wgsl, recurrent_slopes_*.wgsl,
 //             recurrent_backward_cell_*.wgsl,
@@ -35,7 +35,16 @@ fn gate_of(lane: Lane, q: u32) -> u32 {
 
 // whether the rows of the gates q belong to a phase: of two, that of n comes first
 fn in_phase(q: u32, phase: u32) -> bool {
-    return (NUM_PHASES == 1u) | ((q == 2u) == (phase == 0u));
+    return PROJECTED | (NUM_PHASES == 1u) | ((q == 2u) == (phase == 0u));
+}
+
+// whether a pair is one of a row and an element of the hidden state, or of a row and a unit
+fn is_state(pair: u32, row_start: u32) -> bool {
+    return pair < BATCH * STATE && row_start + pair / STATE < params.batch;
+}
+
+fn is_unit(pair: u32, row_start: u32) -> bool {
+    return pair < BATCH * HIDDEN && row_start + pair / HIDDEN < params.batch;
 }
 
 fn store_sums(lane: Lane, direction: u32, phase: u32) {
@@ -59,6 +68,16 @@ fn product(b: u32, unit: u32) -> f32 {
     return sum;
 }
 
+// weight_hr^T dh, which lies in the first of the sums
+fn unprojected_gradient(direction: u32, b: u32, unit: u32) -> f32 {
+    var sum = 0.0;
+    for (var k = 0u; k < STATE; k++) {
+        let w = weight_hr(direction, k / 4u, unit)[k % 4u];
+        sum = fma(w, wg_sums[b * SHARES * COLUMNS * LANES + k], sum);
+    }
+    return sum;
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn recurrent_backward_resident(
     lane: Lane,
@@ -78,19 +97,21 @@ fn recurrent_backward_resident(
     }
     // wg_gates is zeroed
     workgroupBarrier();
-    // of each pair: dh and dc
-    var carry: array<vec2<f32>, PAIRS>;
+    // dh of the pairs of rows and elements of the hidden state, dc of those of rows and units
+    var carry_h: array<f32, PAIRS>;
+    var carry_c: array<f32, PAIRS>;
     // unroll
     for (var p = 0u; p < PAIRS; p++) {
+        carry_h[p] = 0.0;
+        carry_c[p] = 0.0;
         let pair = lane.index + p * WORKGROUP_SIZE;
-        let row = row_start + pair / HIDDEN;
-        carry[p] = vec2<f32>();
-        if (pair < BATCH * HIDDEN && row < params.batch && has(HAS_CARRY)) {
-            let at = state_at(direction, row, pair % HIDDEN);
-            carry[p][0] = scratch[at];
-            if (HAS_CELL) {
-                carry[p][1] = scratch[params.carry_c_first + at];
-            }
+        if (has(HAS_CARRY) && is_state(pair, row_start)) {
+            let at = carry_h_at(direction, row_start + pair / STATE, pair % STATE);
+            carry_h[p] = scratch[at];
+        }
+        if (has(HAS_CARRY) && HAS_CELL && is_unit(pair, row_start)) {
+            let at = carry_c_at(direction, row_start + pair / HIDDEN, pair % HIDDEN);
+            carry_c[p] = scratch[at];
         }
     }
 
@@ -98,29 +119,63 @@ fn recurrent_backward_resident(
         let step = step_of(place);
         let time = time_of(step, direction);
         // pass 1: the cells
+        if (PROJECTED) {
+            // unroll
+            for (var p = 0u; p < PAIRS; p++) {
+                let pair = lane.index + p * WORKGROUP_SIZE;
+                if (is_state(pair, row_start)) {
+                    let b = pair / STATE;
+                    let unit = pair % STATE;
+                    let row = row_start + b;
+                    let inside = time < length_of(row);
+                    var dh = 0.0;
+                    if (inside) {
+                        dh = carry_h[p] + output_gradient(step, direction, row, unit);
+                        carry_h[p] = 0.0;
+                    }
+                    store_dh(step, direction, row, unit, dh);
+                    // nobody else reads this place of the sums of the step behind
+                    wg_sums[b * SHARES * COLUMNS * LANES + unit] = dh;
+                }
+            }
+            // the dh in wg_sums are visible
+            workgroupBarrier();
+        }
         // unroll
         for (var p = 0u; p < PAIRS; p++) {
             let pair = lane.index + p * WORKGROUP_SIZE;
-            let b = pair / HIDDEN;
-            let row = row_start + b;
-            if (b < BATCH && row < params.batch) {
+            if (is_unit(pair, row_start)) {
+                let b = pair / HIDDEN;
+                let row = row_start + b;
                 let unit = pair % HIDDEN;
+                let inside = time < length_of(row);
                 var gradient = Gradient();
-                gradient.h = carry[p][0];
-                gradient.c = carry[p][1];
-                var dh = 0.0;
-                if (time < length_of(row)) {
-                    dh = gradient.h + output_gradient(step, direction, row, unit);
+                gradient.h = carry_h[p];
+                gradient.c = carry_c[p];
+                if (inside) {
+                    var dh = 0.0;
+                    if (PROJECTED) {
+                        dh = unprojected_gradient(direction, b, unit);
+                    } else {
+                        dh = carry_h[p] + output_gradient(step, direction, row, unit);
+                        store_dh(step, direction, row, unit, dh);
+                    }
                     let saved = saved_of(step, direction, row, unit);
                     let own = unit_weights(direction, unit);
                     gradient = cell_backward(direction, saved, own, dh, gradient.c);
+                } else if (!PROJECTED) {
+                    store_dh(step, direction, row, unit, 0.0);
                 }
-                store_gradient(step, direction, row, unit, gradient, dh);
-                carry[p] = vec2<f32>(gradient.h, gradient.c);
+                store_gradient(step, direction, row, unit, gradient);
+                carry_c[p] = gradient.c;
+                if (!PROJECTED) {
+                    carry_h[p] = gradient.h;
+                }
                 // unroll
                 for (var gate = 0u; gate < NUM_GATES; gate++) {
                     let at = (b * NUM_GATES + gate) * BLOCKS * 8u + unit;
-                    wg_gates[at] = gradient.gates[select(gate, 3u, SPLIT_N && gate == 2u)];
+                    let slot = select(gate, 3u, SPLIT_N && gate == 2u);
+                    wg_gates[at] = gradient.gates[slot];
                 }
             }
         }
@@ -130,18 +185,18 @@ fn recurrent_backward_resident(
         store_sums(lane, direction, 0u);
         // wg_sums is visible, wg_gates is free
         workgroupBarrier();
-        if (NUM_PHASES == 2u) {
+        if (NUM_PHASES == 2u && !PROJECTED) {
             // unroll
             for (var p = 0u; p < PAIRS; p++) {
                 let pair = lane.index + p * WORKGROUP_SIZE;
-                let b = pair / HIDDEN;
-                let row = row_start + b;
-                if (b < BATCH && row < params.batch) {
+                if (is_unit(pair, row_start)) {
+                    let b = pair / HIDDEN;
+                    let row = row_start + b;
                     let unit = pair % HIDDEN;
                     if (time < length_of(row)) {
                         let saved = saved_of(step, direction, row, unit);
                         let reset = reset_backward(direction, saved, product(b, unit));
-                        carry[p][0] += reset[1];
+                        carry_h[p] += reset[1];
                         wg_gates[b * NUM_GATES * BLOCKS * 8u + unit] = reset[0];
                         scratch[grads_at(step, direction, row) + unit] = reset[0];
                     }
@@ -156,21 +211,21 @@ fn recurrent_backward_resident(
         // unroll
         for (var p = 0u; p < PAIRS; p++) {
             let pair = lane.index + p * WORKGROUP_SIZE;
-            if (pair < BATCH * HIDDEN) {
-                carry[p][0] += product(pair / HIDDEN, pair % HIDDEN);
+            if (is_state(pair, row_start)) {
+                carry_h[p] += product(pair / STATE, pair % STATE);
             }
         }
     }
     // unroll
     for (var p = 0u; p < PAIRS; p++) {
         let pair = lane.index + p * WORKGROUP_SIZE;
-        let row = row_start + pair / HIDDEN;
-        if (pair < BATCH * HIDDEN && row < params.batch) {
-            let at = state_at(direction, row, pair % HIDDEN);
-            scratch[at] = carry[p][0];
-            if (HAS_CELL) {
-                scratch[params.carry_c_first + at] = carry[p][1];
-            }
+        if (is_state(pair, row_start)) {
+            let at = carry_h_at(direction, row_start + pair / STATE, pair % STATE);
+            scratch[at] = carry_h[p];
+        }
+        if (HAS_CELL && is_unit(pair, row_start)) {
+            let at = carry_c_at(direction, row_start + pair / HIDDEN, pair % HIDDEN);
+            scratch[at] = carry_c[p];
         }
     }
 }

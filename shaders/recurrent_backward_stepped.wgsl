@@ -2,7 +2,8 @@
 // rows; launched once per step, or once per phase of a step, and once more at the end.
 //
 // Formulas in recurrent_backward_problem.wgsl and the cell's file. A launch multiplies the d_gates of
-// the step behind, which the launch before has left, and then computes its own.
+// the step behind, which the launch before has left, and then computes its own. Where a reset comes
+// before the product, or h is projected, a second phase multiplies what the first one has left.
 //
 // Layout      see recurrent_backward_problem.wgsl
 // Grid        one workgroup per UNITS units, BATCH rows and direction, folded to two dimensions
@@ -26,6 +27,21 @@ var<workgroup> wg_gates: array<vec4<f32>, BATCH * K_VECTORS>;
 // [SPLIT, UNITS, BATCH]
 var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * BATCH>;
 
+// whether a phase multiplies a gate's block; for the projection gate 0 stands
+fn is_multiplied(second_phase: bool, gate: u32) -> bool {
+    if (PROJECTED) {
+        return !second_phase || gate == 0u;
+    }
+    return (NUM_PHASES == 1u) | ((gate == 2u) == second_phase);
+}
+
+fn weights_of(projecting: bool, direction: u32, k4: u32, gate: u32, unit: u32) -> vec4<f32> {
+    if (PROJECTED && projecting) {
+        return weight_hr(direction, k4, unit);
+    }
+    return weight_hh(direction, k4, gate, unit);
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn recurrent_backward_stepped(
     @builtin(local_invocation_index) lane: u32,
@@ -41,7 +57,11 @@ fn recurrent_backward_stepped(
     let direction = params.direction + group / params.unit_tiles / params.batch_tiles;
     let place = params.first_place + step.index / NUM_PHASES;
     let second_phase = step.index % NUM_PHASES == 1u;
-    let unit = min(unit_start + lane % UNITS, params.hidden_size - 1u);
+    let projecting = PROJECTED && second_phase;
+    // what is multiplied, and what comes of it
+    let num_factors = select(params.hidden_size, params.state_size, projecting);
+    let num_units = select(params.state_size, params.hidden_size, projecting);
+    let unit = min(unit_start + lane % UNITS, num_units - 1u);
     let split = lane / UNITS;
     // the step whose d_gates are multiplied: in the second phase this one, else the one behind
     let behind = select(step_of(place) + 1u, step_of(place), second_phase);
@@ -52,12 +72,11 @@ fn recurrent_backward_stepped(
     for (var b = 0u; b < BATCH; b++) {
         sum[b] = 0.0;
     }
-    let num_vectors = (params.hidden_size + 3u) / 4u;
+    let num_vectors = (num_factors + 3u) / 4u;
     if (place > 0u || second_phase) {
         // unroll
         for (var gate = 0u; gate < NUM_GATES; gate++) {
-            if ((NUM_PHASES == 1u) | ((gate == 2u) == second_phase)) {
-                let slot = product_slot(gate) * params.hidden_size;
+            if (is_multiplied(second_phase, gate)) {
                 for (var start = 0u; start < num_vectors; start += K_VECTORS) {
                     // wg_gates is free
                     workgroupBarrier();
@@ -65,11 +84,13 @@ fn recurrent_backward_stepped(
                         let row = row_start + i / K_VECTORS;
                         var staged = vec4<f32>();
                         if (row < params.batch) {
-                            let first = grads_at(behind, direction, row) + slot;
+                            let slot = product_slot(gate) * params.hidden_size;
+                            let gates = grads_at(behind, direction, row) + slot;
+                            let first = select(gates, dh_at(behind, direction, row), projecting);
                             // unroll
                             for (var c = 0u; c < 4u; c++) {
                                 let k = 4u * (start + i % K_VECTORS) + c;
-                                if (k < params.hidden_size) {
+                                if (k < num_factors) {
                                     staged[c] = scratch[first + k];
                                 }
                             }
@@ -79,7 +100,7 @@ fn recurrent_backward_stepped(
                     // wg_gates is visible
                     workgroupBarrier();
                     for (var k = split; k < min(K_VECTORS, num_vectors - start); k += SPLIT) {
-                        let w = weight_hh(direction, start + k, gate, unit);
+                        let w = weights_of(projecting, direction, start + k, gate, unit);
                         // unroll
                         for (var b = 0u; b < BATCH; b++) {
                             sum[b] += dot(w, wg_gates[b * K_VECTORS + k]);
@@ -100,18 +121,18 @@ fn recurrent_backward_stepped(
     for (var i = lane; i < UNITS * BATCH; i += WORKGROUP_SIZE) {
         let row = row_start + i / UNITS;
         let own_unit = unit_start + i % UNITS;
-        if (row >= params.batch || own_unit >= params.hidden_size) {
+        if (row >= params.batch || own_unit >= num_units) {
             continue;
         }
         var product = 0.0;
         for (var s = 0u; s < SPLIT; s++) {
             product += wg_partial[(s * UNITS + i % UNITS) * BATCH + i / UNITS];
         }
-        let at = state_at(direction, row, own_unit);
         let own_step = step_of(place);
         let inside = place < params.piece_steps
             && time_of(own_step, direction) < length_of(row);
-        if (second_phase) {
+        let at = carry_h_at(direction, row, own_unit);
+        if (second_phase && !PROJECTED) {
             if (inside) {
                 let saved = saved_of(own_step, direction, row, own_unit);
                 let reset = reset_backward(direction, saved, product);
@@ -122,26 +143,40 @@ fn recurrent_backward_stepped(
         }
         let carried = place > 0u || has(HAS_CARRY);
         var gradient = Gradient();
-        gradient.h = product;
-        if (carried) {
-            gradient.h += scratch[at];
-            if (HAS_CELL) {
-                gradient.c = scratch[params.carry_c_first + at];
+        var dh = product;
+        if (!second_phase) {
+            if (carried) {
+                dh += scratch[at];
+            }
+            gradient.h = dh;
+            if (inside) {
+                dh += output_gradient(own_step, direction, row, own_unit);
+            }
+            if (place < params.piece_steps) {
+                store_dh(own_step, direction, row, own_unit, select(0.0, dh, inside));
+            }
+            if (PROJECTED) {
+                // all of it goes through the cell
+                scratch[at] = select(dh, 0.0, inside);
+                continue;
             }
         }
-        var dh = 0.0;
+        if (HAS_CELL && carried) {
+            gradient.c = scratch[carry_c_at(direction, row, own_unit)];
+        }
         if (inside) {
-            dh = gradient.h + output_gradient(own_step, direction, row, own_unit);
             let saved = saved_of(own_step, direction, row, own_unit);
             let own = unit_weights(direction, own_unit);
             gradient = cell_backward(direction, saved, own, dh, gradient.c);
         }
         if (place < params.piece_steps) {
-            store_gradient(own_step, direction, row, own_unit, gradient, dh);
+            store_gradient(own_step, direction, row, own_unit, gradient);
         }
-        scratch[at] = gradient.h;
+        if (!PROJECTED) {
+            scratch[at] = gradient.h;
+        }
         if (HAS_CELL) {
-            scratch[params.carry_c_first + at] = gradient.c;
+            scratch[carry_c_at(direction, row, own_unit)] = gradient.c;
         }
     }
 }

@@ -12,7 +12,7 @@ fn load_weights(lane: Lane, direction: u32) {
             // unroll
             for (var k = 0u; k < BLOCK_VECTORS; k++) {
                 var w = vec4<f32>();
-                if (column_of(lane, i) < HIDDEN && 4u * k < HIDDEN) {
+                if (column_of(lane, i) < STATE && 4u * k < HIDDEN) {
                     w = weight_hh(direction, k, gate_of(lane, q), column_of(lane, i));
                 }
                 register_weights[q][i][k] = w;

@@ -19,7 +19,7 @@ fn column_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, COLUM
                 var w: array<array<vec4<f32>, 2>, COLUMNS>;
                 // unroll
                 for (var i = 0u; i < COLUMNS; i++) {
-                    let column = min(column_of(lane, i), HIDDEN - 1u);
+                    let column = min(column_of(lane, i), STATE - 1u);
                     w[i][0] = weight_hh(direction, 2u * block, gate_of(lane, q), column);
                     // the last block may be half a one: its gradients are zero, its weight must be
                     // finite

@@ -9,6 +9,7 @@ mod element;
 mod error;
 mod gemm;
 mod gpu;
+mod gradient_clip;
 pub mod kernel;
 pub mod peak;
 pub mod philox;
@@ -27,6 +28,7 @@ pub use element::ElementType;
 pub use error::Error;
 pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
+pub use gradient_clip::{GradientClip, GradientClipBuffers, GradientClipConfig};
 pub use plan::{Plan, Variant};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,

@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod compare;
 pub mod gemm;
+pub mod gradient_clip;
 pub mod recurrent;
 
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};

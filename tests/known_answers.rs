@@ -121,6 +121,19 @@ fn attention() {
 }
 
 #[test]
+fn gradients() {
+    for golden in Golden::of("gradients") {
+        let cell = match (golden.option("op"), golden.option("nonlinearity")) {
+            (Some("lstm"), _) => Cell::Lstm,
+            (Some("gru"), _) => Cell::Gru,
+            (_, Some("relu")) => Cell::RnnRelu,
+            _ => Cell::RnnTanh,
+        };
+        check_recurrence(&golden, cell);
+    }
+}
+
+#[test]
 fn rnn() {
     for golden in Golden::of("rnn") {
         check_recurrence(
@@ -194,16 +207,47 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
         seq_len,
         batch,
     };
+    let lengths: Option<Vec<u32>> =
+        optional("lengths").map(|lengths| lengths.iter().map(|&length| length as u32).collect());
     let initial = recurrent::Initial {
         h_0: optional("h_0"),
         c_0: optional("c_0"),
-        lengths: None,
+        lengths: lengths.as_deref(),
     };
     let got = recurrent::recurrent(&problem, golden.values("input"), &weights, initial);
     golden.check("output", &got.output, 1e-12);
     golden.check("h_n", &got.h_n, 1e-12);
     if cell == Cell::Lstm {
         golden.check("c_n", &got.c_n, 1e-12);
+    }
+    if !golden.name.starts_with("gradients") {
+        return;
+    }
+    let upstream = recurrent::Upstream {
+        output: optional("grad_output"),
+        h_n: optional("grad_h_n"),
+        c_n: optional("grad_c_n"),
+    };
+    let input = golden.values("input");
+    let [got, _] = recurrent::recurrent_backward(&problem, input, &weights, initial, upstream);
+    golden.check("grad_input", &got.input, 1e-12);
+    golden.check("grad_h_0", &got.h_0, 1e-12);
+    if cell == Cell::Lstm {
+        golden.check("grad_c_0", &got.c_0, 1e-12);
+    }
+    for (at, weights) in got.weights.iter().enumerate() {
+        let end = format!("l{}{}", at / ends.len(), ends[at % ends.len()]);
+        for (stem, values) in [
+            ("weight_ih", &weights.weight_ih),
+            ("weight_hh", &weights.weight_hh),
+            ("bias_ih", &weights.bias_ih),
+            ("bias_hh", &weights.bias_hh),
+            ("weight_hr", &weights.weight_hr),
+        ] {
+            if !values.is_empty() {
+                golden.check(&format!("grad_{stem}_{end}"), values, 1e-12);
+            }
+        }
     }
 }
 

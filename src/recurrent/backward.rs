@@ -30,12 +30,14 @@ use tile::{Kept, Tile};
 pub struct RecurrentGradients<'a> {
     /// `[num_gates * hidden_size, input_size of the layer]`
     pub weight_ih: wgpu::BufferSlice<'a>,
-    /// `[num_gates * hidden_size, hidden_size]`
+    /// `[num_gates * hidden_size, state_size]`
     pub weight_hh: wgpu::BufferSlice<'a>,
     /// Of `bias_ih` and `bias_hh`, `[num_gates * hidden_size]` each; for all layers and directions or for none.
     pub bias: Option<(wgpu::BufferSlice<'a>, wgpu::BufferSlice<'a>)>,
     /// `[3 * hidden_size]`, exactly if the configuration has peepholes.
     pub peephole: Option<wgpu::BufferSlice<'a>>,
+    /// `[proj_size, hidden_size]`, exactly if the configuration has a projection.
+    pub weight_hr: Option<wgpu::BufferSlice<'a>>,
 }
 
 /// The tensors of a backward pass, f32 but for `lengths`.
@@ -51,17 +53,17 @@ pub struct RecurrentBackwardBuffers<'a> {
     pub reserve: wgpu::BufferSlice<'a>,
     /// As in the forward pass.
     pub lengths: Option<wgpu::BufferSlice<'a>>,
-    /// `[seq_len, batch, num_directions * hidden_size]`, read.
+    /// `[seq_len, batch, num_directions * state_size]`, read.
     pub grad_output: Option<wgpu::BufferSlice<'a>>,
-    /// `[num_layers * num_directions, batch, hidden_size]`, read.
+    /// `[num_layers * num_directions, batch, state_size]`, read.
     pub grad_h_n: Option<wgpu::BufferSlice<'a>>,
-    /// Of an LSTM, like `grad_h_n`.
+    /// Of an LSTM, `[num_layers * num_directions, batch, hidden_size]`, read.
     pub grad_c_n: Option<wgpu::BufferSlice<'a>>,
     /// `[seq_len, batch, input_size]`, written.
     pub grad_input: Option<wgpu::BufferSlice<'a>>,
-    /// `[num_layers * num_directions, batch, hidden_size]`, written.
+    /// `[num_layers * num_directions, batch, state_size]`, written.
     pub grad_h_0: Option<wgpu::BufferSlice<'a>>,
-    /// Of an LSTM, like `grad_h_0`.
+    /// Of an LSTM, `[num_layers * num_directions, batch, hidden_size]`, written.
     pub grad_c_0: Option<wgpu::BufferSlice<'a>>,
     /// Of layer and direction at `layer * num_directions + direction`; none if empty.
     pub grad_weights: &'a [RecurrentGradients<'a>],
@@ -165,7 +167,7 @@ pub struct RecurrentBackwardGiven {
 impl RecurrentConfig {
     fn kept(&self, given: &RecurrentBackwardGiven) -> Kept {
         Kept {
-            h: given.grad_norms,
+            h: given.grad_norms || self.proj_size.is_some(),
             c: self.peephole,
         }
     }
@@ -222,12 +224,6 @@ impl RecurrentConfig {
             return Err(Error::Operand {
                 name: "weights",
                 problem: "were packed without what the backward pass reads (gradients)",
-            });
-        }
-        if self.proj_size.is_some() {
-            return Err(Error::Operand {
-                name: "weight_hr",
-                problem: "a projection has no backward pass yet",
             });
         }
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
@@ -345,6 +341,11 @@ impl Recurrent {
                 self.config.peephole,
                 gradients.peephole.is_some(),
             )?;
+            wanted(
+                "grad_weight_hr",
+                self.config.proj_size.is_some(),
+                gradients.weight_hr.is_some(),
+            )?;
         }
         let (_, dispatches) =
             self.config
@@ -362,6 +363,7 @@ impl Recurrent {
                     slices.extend([("grad_bias_ih", bias_ih), ("grad_bias_hh", bias_hh)]);
                 }
                 slices.extend(own.peephole.map(|peephole| ("grad_peephole", peephole)));
+                slices.extend(own.weight_hr.map(|weight_hr| ("grad_weight_hr", weight_hr)));
             }
             let run: Vec<Dispatch> = run.iter().map(|(_, one)| one.clone()).collect();
             bound.extend(self.context.bind_own(&run, &slices)?);

@@ -5,11 +5,19 @@ use std::collections::HashMap;
 use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{AttentionConfig, AttentionGiven, AttentionShape, Causal, GemmConfig, GemmShape};
 use gatefold::{Capabilities, ElementType, Plan, Variant};
-use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape, Tier};
+use gatefold::{
+    Cell, Direction, Given, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape, Tier,
+};
 
 /// What each operation runs on a device: one line per operation.
-const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] =
-    &[recurrent_probe, attention, gemm, recurrent, peak];
+const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
+    attention,
+    gemm,
+    recurrent,
+    recurrent_probe,
+    gradient_clip,
+    peak,
+];
 
 type Launch = (Variant, Dispatch);
 
@@ -95,8 +103,6 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
         for &hidden_size in widths {
             let config = RecurrentConfig {
                 cell,
-                element: ElementType::ALL[hidden_size as usize % 3],
-                weights: ElementType::ALL[hidden_size as usize % 3],
                 input_size: 50,
                 hidden_size,
                 proj_size: peephole.then_some(9),
@@ -104,6 +110,7 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                 direction: Direction::Bidirectional,
                 peephole,
                 dropout: 0.5,
+                gradients: true,
                 activations: peephole.then_some([cell.activations(); 2]),
                 clip: Some(1.0),
                 ..Default::default()
@@ -114,9 +121,26 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                     .into_iter()
                     .map(|pack| (Variant::Portable, pack)),
             );
+            let halves = RecurrentConfig {
+                weights: ElementType::ALL[1 + hidden_size as usize % 2],
+                gradients: false,
+                ..config
+            };
+            let halves = halves.pack_dispatches().into_iter();
+            all.extend(halves.map(|pack| (Variant::Portable, pack)));
             for batch in [1, 3, 16] {
-                let tiers = config.tiers(device, batch).chain([Tier::Persistent]);
-                for tier in tiers {
+                let persistent = RecurrentConfig {
+                    tier: Some(Tier::Persistent),
+                    ..config
+                };
+                let shape = RecurrentShape {
+                    seq_len: 5,
+                    batch,
+                    seed: 0,
+                };
+                let given = Given::default();
+                all.extend(launches(persistent.plan(device, shape, given).unwrap()));
+                for tier in config.tiers(device, batch) {
                     for variant in config.variants(device) {
                         let (tier, variant) = (Some(tier), Some(variant));
                         let config = RecurrentConfig {
@@ -129,9 +153,31 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                             batch,
                             seed: 0,
                         };
-                        all.extend(launches(
-                            config.plan(device, shape, Given::default()).unwrap(),
-                        ));
+                        for reserve in [false, true] {
+                            let given = Given {
+                                reserve,
+                                ..Default::default()
+                            };
+                            all.extend(launches(config.plan(device, shape, given).unwrap()));
+                        }
+                        // more than a binding holds: several chunks
+                        let few = Capabilities {
+                            storage_binding_size: 64 << 10,
+                            ..*device
+                        };
+                        for (device, grad_norms) in [(&few, false), (device, true)] {
+                            let given = RecurrentBackwardGiven {
+                                lengths: true,
+                                grad_input: true,
+                                grad_h_0: true,
+                                parameters: true,
+                                bias: true,
+                                grad_norms,
+                                ..Default::default()
+                            };
+                            let plan = config.plan_backward(device, shape, given);
+                            all.extend(launches(plan.unwrap()));
+                        }
                     }
                 }
             }
@@ -142,6 +188,12 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
 
 fn recurrent_probe(_: &Capabilities) -> Vec<Launch> {
     vec![(Variant::Portable, gatefold::probe_dispatch(8))]
+}
+
+fn gradient_clip(device: &Capabilities) -> Vec<Launch> {
+    use gatefold::GradientClipConfig::{Norm, Value};
+    let plans = [Norm(1.0), Value(1.0)].map(|clip| clip.plan(device, &[5, 70_000]).unwrap());
+    plans.into_iter().flat_map(launches).collect()
 }
 
 fn peak(_: &Capabilities) -> Vec<Launch> {

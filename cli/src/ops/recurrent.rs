@@ -3,6 +3,7 @@
 mod call;
 mod cases;
 mod check;
+mod gradients;
 mod grid;
 mod keras;
 mod onnx;
@@ -12,8 +13,9 @@ mod pytorch;
 use gatefold::reference::compare::Difference;
 use gatefold::reference::recurrent as reference;
 use gatefold::{
-    Capabilities, Cell, ElementType, Given, Gpu, Plan, Recurrent as Operation, RecurrentBuffers,
-    RecurrentConfig, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
+    Capabilities, Cell, ElementType, Given, Gpu, Plan, Recurrent as Operation,
+    RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig,
+    RecurrentGradients, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -53,6 +55,9 @@ struct Recurrent {
     config: RecurrentConfig,
     shape: RecurrentShape,
     given: Given,
+    /// Whether the backward pass is wanted, and which gradients arrive: of output, h_n, c_n.
+    grad: bool,
+    arriving: [bool; 3],
     bias: bool,
     format: Format,
     batch_first: bool,
@@ -127,6 +132,22 @@ impl Recurrent {
         }
     }
 
+    fn backward_given(&self) -> RecurrentBackwardGiven {
+        let [grad_output, grad_h_n, grad_c_n] = self.arriving;
+        RecurrentBackwardGiven {
+            lengths: self.given.lengths,
+            grad_output,
+            grad_h_n,
+            grad_c_n,
+            grad_input: true,
+            grad_h_0: self.given.h_0,
+            grad_c_0: self.given.c_0,
+            parameters: true,
+            bias: self.bias,
+            grad_norms: true,
+        }
+    }
+
     fn has_cell_state(&self) -> bool {
         self.config.cell.has_cell_state()
     }
@@ -158,7 +179,7 @@ impl Recurrent {
     }
 
     /// `output`, `h_n` and, of an LSTM, `c_n`, under the format's names.
-    fn outputs(&self) -> Vec<Wanted> {
+    fn forward_outputs(&self) -> Vec<Wanted> {
         let p = self.reference();
         let directions = p.direction.count() as usize;
         let states = |width| vec![p.num_layers * directions, p.batch, width];
@@ -270,8 +291,13 @@ impl Problem for Recurrent {
         capabilities: &Capabilities,
         variant: Option<Variant>,
     ) -> Result<Plan, gatefold::Error> {
-        self.forced(variant)
-            .plan(capabilities, self.shape, self.given)
+        let config = self.forced(variant);
+        let forward = config.plan(capabilities, self.shape, self.given)?;
+        if !self.grad {
+            return Ok(forward);
+        }
+        let backward = config.plan_backward(capabilities, self.shape, self.backward_given())?;
+        Ok(forward.then(backward))
     }
 
     fn random(&self, seed: u64) -> Tensors {
@@ -287,10 +313,18 @@ impl Problem for Recurrent {
         let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
         let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
         let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
-        let poison = vec![f32::NAN; plan.scratch_size as usize / 4];
-        let scratch = gpu.upload("scratch", &poison)?;
-        let outputs: Vec<Output> = self
-            .outputs()
+        let poisoned = |name: &str, size: u64| {
+            // empty buffers cannot be bound
+            let poison = vec![f32::NAN; (size as usize / 4).max(1)];
+            gpu.upload(name, &poison)
+        };
+        let scratch = poisoned("scratch", plan.scratch_size)?;
+        let reserve = match self.grad {
+            true => Some(poisoned("reserve", op.reserve_size(self.shape)?)?),
+            false => None,
+        };
+        let mut outputs: Vec<Output> = self
+            .forward_outputs()
             .iter()
             .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
             .collect::<Result<_>>()?;
@@ -300,6 +334,7 @@ impl Problem for Recurrent {
             lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
             h_n: Some(outputs[1].slice()),
             c_n: outputs.get(2).map(Output::slice),
+            reserve: reserve.as_ref().map(|buffer| buffer.slice(..)),
             ..RecurrentBuffers::new(
                 input.slice(..),
                 packed.slice(..),
@@ -307,20 +342,81 @@ impl Problem for Recurrent {
                 scratch.slice(..),
             )
         };
-        let bound = op.bind(self.shape, buffers)?;
-        Ok(Launch::new(plan, vec![bound], outputs))
+        let mut bounds = vec![op.bind(self.shape, buffers)?];
+        let Some(reserve) = reserve else {
+            return Ok(Launch::new(plan, bounds, outputs));
+        };
+        let gradients: Vec<Output> = gradients::wanted(self)
+            .iter()
+            .map(|(name, shape)| Output::new(gpu, name.clone(), shape))
+            .collect::<Result<_>>()?;
+        let upload = |name, at: usize| upload(gpu, name, call.upstream[at].as_deref());
+        let arriving = [
+            upload("grad_output", 0)?,
+            upload("grad_h_n", 1)?,
+            upload("grad_c_n", 2)?,
+        ];
+        let [grad_output, grad_h_n, grad_c_n] = arriving.each_ref().map(Option::as_ref);
+        let mut slices = gradients.iter().map(Output::slice);
+        let mut next = |wanted: bool| wanted.then(|| slices.next()).flatten();
+        let grad_input = next(true);
+        let (grad_h_0, grad_c_0) = (next(self.given.h_0), next(self.given.c_0));
+        let grad_norms = next(true);
+        let mut grad_weights = Vec::new();
+        while let (Some(weight_ih), Some(weight_hh)) = (next(true), next(true)) {
+            grad_weights.push(RecurrentGradients {
+                weight_ih,
+                weight_hh,
+                bias: next(self.bias).zip(next(self.bias)),
+                peephole: next(self.config.peephole),
+                weight_hr: next(self.config.proj_size.is_some()),
+            });
+        }
+        let buffers = RecurrentBackwardBuffers {
+            lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
+            grad_output: grad_output.map(|buffer| buffer.slice(..)),
+            grad_h_n: grad_h_n.map(|buffer| buffer.slice(..)),
+            grad_c_n: grad_c_n.map(|buffer| buffer.slice(..)),
+            grad_input,
+            grad_h_0,
+            grad_c_0,
+            grad_weights: &grad_weights,
+            grad_norms,
+            ..RecurrentBackwardBuffers::new(
+                input.slice(..),
+                packed.slice(..),
+                reserve.slice(..),
+                scratch.slice(..),
+            )
+        };
+        bounds.push(op.bind_backward(self.shape, buffers)?);
+        drop(grad_weights);
+        outputs.extend(gradients);
+        let problem = *self;
+        let finish = move |tensors| gradients::of_format(&problem, tensors);
+        Ok(Launch::new(plan, bounds, outputs).finished_by(finish))
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {
-        let truth = self.call(inputs)?.reference::<f64>(&self.reference());
+        let call = self.call(inputs)?;
+        let truth = call.reference::<f64>(&self.reference());
         let values = [truth.output, truth.h_n, truth.c_n];
-        let tensors = self.outputs().into_iter().zip(values);
-        Ok(tensors
+        let tensors = self.forward_outputs().into_iter().zip(values);
+        let mut tensors: Tensors = tensors
             .map(|(wanted, values)| {
                 let tensor = Tensor::f64(&wanted.shape, values).permuted(wanted.order);
                 (wanted.name.to_owned(), tensor)
             })
-            .collect())
+            .collect();
+        if !self.grad {
+            return Ok(tensors);
+        }
+        let [gradients, _] = call.gradients::<f64>(&self.reference());
+        let values = gradients::flat(self, gradients);
+        for ((name, shape), values) in gradients::wanted(self).into_iter().zip(values) {
+            tensors.insert(name, Tensor::f64(&shape, values));
+        }
+        gradients::of_format(self, tensors)
     }
 
     fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {

@@ -10,8 +10,10 @@ params! {
     struct Params {
         input_size: u32,
         hidden_size: u32,
+        state_size: u32,
         num_elements: u32,
         unit_weights_first: u32,
+        weight_hr_first: u32,
         weight_ih_first: u32,
         packed_first: u32,
         has_bias: u32,
@@ -31,6 +33,7 @@ const KERNEL: Kernel = Kernel {
         Access::Read,
         Access::Read,
         Access::Read,
+        Access::Read,
         Access::Write,
     ],
     stepped: false,
@@ -40,6 +43,7 @@ const KERNEL: Kernel = Kernel {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::recurrent) struct PackedBackward {
     pub unit_weights: u64,
+    pub weight_hr: u64,
     pub weight_ih: u64,
     pub len: u64,
 }
@@ -48,12 +52,20 @@ impl RecurrentConfig {
     pub(in crate::recurrent) fn packed_backward(&self, layer: u32) -> PackedBackward {
         let hidden = u64::from(self.hidden_size);
         let gate_rows = u64::from(self.cell.num_gates()) * hidden;
-        let unit_weights = (hidden.div_ceil(4) * 4 * gate_rows).next_multiple_of(PART);
+        let state = u64::from(self.state_size());
+        let gates = u64::from(self.cell.num_gates());
+        let unit_weights = (hidden.next_multiple_of(4) * gates * state).next_multiple_of(PART);
         let units_len = u64::from(self.num_unit_weights()) * hidden;
-        let weight_ih = (unit_weights + units_len).next_multiple_of(PART);
+        let weight_hr = (unit_weights + units_len).next_multiple_of(PART);
+        let projection = match self.proj_size {
+            Some(_) => state.next_multiple_of(4) * hidden,
+            None => 0,
+        };
+        let weight_ih = (weight_hr + projection).next_multiple_of(PART);
         let input = u64::from(self.layer_input_size(layer));
         PackedBackward {
             unit_weights,
+            weight_hr,
             weight_ih,
             len: (weight_ih + gate_rows * input).next_multiple_of(PART),
         }
@@ -83,8 +95,10 @@ impl RecurrentConfig {
         let params = Params {
             input_size,
             hidden_size: self.hidden_size,
+            state_size: self.state_size(),
             num_elements: packed.len as u32,
             unit_weights_first: packed.unit_weights as u32,
+            weight_hr_first: packed.weight_hr as u32,
             weight_ih_first: packed.weight_ih as u32,
             packed_first,
             has_bias: has_bias.into(),
@@ -99,13 +113,19 @@ impl RecurrentConfig {
                 ("NUM_GATES", Constant::U32(self.cell.num_gates())),
                 ("NUM_UNIT_WEIGHTS", Constant::U32(self.num_unit_weights())),
                 ("PEEPHOLE", Constant::Bool(self.peephole)),
+                ("PROJECTED", Constant::Bool(self.proj_size.is_some())),
             ],
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![
                 Operand::whole("weight_ih", 4 * gate_rows * u64::from(input_size)),
-                Operand::whole("weight_hh", 4 * gate_rows * u64::from(self.hidden_size)),
+                Operand::whole("weight_hh", 4 * gate_rows * u64::from(self.state_size())),
                 optional("bias_hh", has_bias, gate_rows),
                 optional("peephole", self.peephole, 3 * u64::from(self.hidden_size)),
+                optional(
+                    "weight_hr",
+                    self.proj_size.is_some(),
+                    u64::from(self.state_size()) * u64::from(self.hidden_size),
+                ),
                 operand,
             ],
             grid: fold_grid(packed.len.div_ceil(64)),

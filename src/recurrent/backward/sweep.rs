@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::RecurrentBackwardGiven;
 use super::tile::Tile;
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
+use crate::gradient_clip::NORM_PAIR;
 use crate::kernel::{
     Access, COMMON, Constant, Dispatch, Kernel, MAX_STEPS, Operand, fold_grid, params,
 };
@@ -20,6 +21,7 @@ use crate::{Capabilities, Variant};
 params! {
     pub(in crate::recurrent) struct Params {
         hidden_size: u32,
+        state_size: u32,
         batch: u32,
         seq_len: u32,
         num_directions: u32,
@@ -40,7 +42,9 @@ params! {
         activations: u32,
         weights_direction: u32,
         unit_weights_first: u32,
+        weight_hr_first: u32,
         saved_first: u32,
+        saved_len: u32,
         carry_c_first: u32,
         grads_first: u32,
         row_len: u32,
@@ -93,6 +97,7 @@ const NORMS: Kernel = Kernel {
     enables: &[],
     parts: Cow::Borrowed(&[
         COMMON,
+        NORM_PAIR,
         include_str!("../../../shaders/recurrent_backward_norms.wgsl"),
     ]),
     params: NormParams::FIELDS,
@@ -151,10 +156,11 @@ impl BackwardScratch {
         const PIECE_SIZE: u64 = 64 << 20;
         let directions = u64::from(config.direction.count());
         let (batch, seq_len) = (u64::from(shape.batch), u64::from(shape.seq_len));
-        let state = directions * batch * u64::from(config.hidden_size);
-        let carry_c = state.next_multiple_of(PART);
+        let width = directions * u64::from(config.state_size());
+        let carry_c = (batch * width).next_multiple_of(PART);
+        let cells = directions * batch * u64::from(config.hidden_size);
         let grads = match config.cell.has_cell_state() {
-            true => 2 * carry_c,
+            true => carry_c + cells.next_multiple_of(PART),
             false => carry_c,
         };
         let step = directions * batch * u64::from(config.grads_len(config.kept(given)));
@@ -169,7 +175,6 @@ impl BackwardScratch {
             false => 0,
         };
         let inner = masked + masked_len.next_multiple_of(PART);
-        let width = directions * u64::from(config.state_size());
         let inner_len = (seq_len * batch * width).next_multiple_of(PART);
         let places = match config.has_dropout() {
             true => 2,
@@ -232,16 +237,10 @@ impl Planner<'_> {
         let directions = self.config.direction.count();
         let at = layer * directions;
         let (seq_len, batch) = (self.shape.seq_len, self.shape.batch);
-        let [last_h, last_c] = self.states(
-            layer,
-            ["grad_h_n", "grad_c_n"],
-            [self.given.grad_h_n, self.given.grad_c_n],
-        );
-        let [first_h, first_c] = self.states(
-            layer,
-            ["grad_h_0", "grad_c_0"],
-            [self.given.grad_h_0, self.given.grad_c_0],
-        );
+        let last_h = self.state(layer, "grad_h_n", self.given.grad_h_n);
+        let last_c = self.state(layer, "grad_c_n", self.given.grad_c_n);
+        let first_h = self.state(layer, "grad_h_0", self.given.grad_h_0);
+        let first_c = self.state(layer, "grad_c_0", self.given.grad_c_0);
         if seq_len == 0 || batch == 0 {
             if batch > 0 {
                 self.copy(at, [last_h, last_c], [first_h, first_c], out);
@@ -345,35 +344,55 @@ impl Planner<'_> {
         // a source without a destination would not be read
         let from_h = from_h.filter(|_| to_h.is_some());
         let from_c = from_c.filter(|_| to_c.is_some());
-        out.push((at, carry([from_h, from_c], [to_h, to_c])));
+        if self.config.proj_size.is_none() {
+            out.push((at, carry([from_h, from_c], [to_h, to_c])));
+            return;
+        }
+        // of two lengths
+        for (from, to) in [(from_h, to_h), (from_c, to_c)] {
+            if to.as_ref().is_some_and(|to| !to.1.is_empty()) {
+                out.push((at, carry([from, None], [to, None])));
+            }
+        }
     }
 
-    /// The elements of a layer in tensors that are shaped like h_0.
-    fn states(&self, layer: u32, names: [&'static str; 2], given: [bool; 2]) -> [Option<Part>; 2] {
+    /// Elements of all rows' hidden states of a layer, and of their cell states.
+    fn state_lens(&self) -> [u64; 2] {
         let rows = u64::from(self.config.direction.count()) * u64::from(self.shape.batch);
-        let len = rows * u64::from(self.config.hidden_size);
+        [self.config.state_size(), self.config.hidden_size].map(|width| rows * u64::from(width))
+    }
+
+    /// The elements of a layer in a tensor that is shaped like h_0, or like c_0.
+    fn state(&self, layer: u32, name: &'static str, given: bool) -> Option<Part> {
+        let [h, c] = self.state_lens();
+        let len = if name.starts_with("grad_c") { c } else { h };
         let own = u64::from(layer) * len..u64::from(layer + 1) * len;
-        [0, 1].map(|i| given[i].then(|| (names[i], own.clone())))
+        given.then_some((name, own))
     }
 
     /// dh and, of an LSTM, dc between the pieces.
     fn carries(&self) -> (Part, Option<Part>) {
-        let rows = u64::from(self.config.direction.count()) * u64::from(self.shape.batch);
-        let len = rows * u64::from(self.config.hidden_size);
-        let c = self.scratch.carry_c..self.scratch.carry_c + len;
+        let [h, c] = self.state_lens();
+        let own = self.scratch.carry_c..self.scratch.carry_c + c;
         let has_cell = self.config.cell.has_cell_state();
-        (("scratch", 0..len), has_cell.then_some(("scratch", c)))
+        (("scratch", 0..h), has_cell.then_some(("scratch", own)))
     }
 
     fn zero_parameters(&self, layer: u32, direction: u32, out: &mut Vec<Numbered>) {
         let at = layer * self.config.direction.count() + direction;
         let rows = u64::from(self.config.cell.num_gates() * self.config.hidden_size);
         let hidden = u64::from(self.config.hidden_size);
+        let state = u64::from(self.config.state_size());
         let width = u64::from(self.config.layer_input_size(layer));
         let given = &self.given;
         for (name, len, given) in [
             ("grad_weight_ih", rows * width, given.parameters),
-            ("grad_weight_hh", rows * hidden, given.parameters),
+            ("grad_weight_hh", rows * state, given.parameters),
+            (
+                "grad_weight_hr",
+                state * hidden,
+                given.parameters && self.config.proj_size.is_some(),
+            ),
             ("grad_bias_ih", rows, given.parameters && given.bias),
             ("grad_bias_hh", rows, given.parameters && given.bias),
             (
@@ -503,6 +522,7 @@ impl Planner<'_> {
         ];
         let params = Params {
             hidden_size: config.hidden_size,
+            state_size: config.state_size(),
             batch,
             seq_len,
             num_directions: config.direction.count(),
@@ -526,7 +546,9 @@ impl Planner<'_> {
             activations: config.activation_bits(),
             weights_direction: (packed.len / 4) as u32,
             unit_weights_first: (packed.unit_weights / 4) as u32,
+            weight_hr_first: (packed.weight_hr / 4) as u32,
             saved_first: saved_first as u32,
+            saved_len: config.row_len(true),
             carry_c_first: self.scratch.carry_c as u32,
             grads_first: grads_first as u32,
             row_len: config.grads_len(config.kept(given)),
@@ -573,7 +595,7 @@ impl Planner<'_> {
     fn products(&self, piece: &Piece, direction: u32, out: &mut Vec<Numbered>) {
         let config = self.config;
         let at = piece.layer * config.direction.count() + direction;
-        let hidden = config.hidden_size;
+        let (hidden, state) = (config.hidden_size, config.state_size());
         let gate_rows = config.cell.num_gates() * hidden;
         let times = self.times(direction, &piece.steps);
         let (_, rows_first) = self.rows(piece, direction);
@@ -596,7 +618,7 @@ impl Planner<'_> {
             );
             out.push((at, of_x));
             let saved = self.saved(piece, direction);
-            let h = saved.column(config.row_len(true) - hidden);
+            let h = saved.column(config.row_len(true) - state);
             let all = [(0, 0, config.cell.num_gates(), h)];
             let n = grads.column(3 * hidden);
             let parts: &[(u32, u32, u32, Matrix)] = match config.cell {
@@ -608,11 +630,24 @@ impl Planner<'_> {
             for &(slot, gate, gates, factor) in parts {
                 let of_h = self.product_over_tokens(
                     [grads.column(slot * hidden), factor],
-                    [tokens, gates * hidden, hidden],
-                    ("grad_weight_hh", gate * hidden * hidden),
+                    [tokens, gates * hidden, state],
+                    ("grad_weight_hh", gate * hidden * state),
                     accumulate,
                 );
                 out.push((at, of_h));
+            }
+            if config.proj_size.is_some() {
+                let unprojected = config.grads() + u32::from(config.peephole);
+                let of_projection = self.product_over_tokens(
+                    [
+                        grads.column(row_len - state),
+                        grads.column(unprojected * hidden),
+                    ],
+                    [tokens, state, hidden],
+                    ("grad_weight_hr", 0),
+                    accumulate,
+                );
+                out.push((at, of_projection));
             }
             self.sums(piece, direction, tokens, grads, out);
         }
@@ -641,15 +676,15 @@ impl Planner<'_> {
             out.push((at, product.dispatch(self.capabilities, self.variant)));
         }
         if self.given.grad_norms {
-            let a = grads.column(row_len - hidden);
-            let (a, a_first) = Operand::elements(a.name, a.part(tokens, hidden).1);
+            let a = grads.column(row_len - state);
+            let (a, a_first) = Operand::elements(a.name, a.part(tokens, state).1);
             let first = u64::from(at) * u64::from(self.shape.seq_len);
             let own = first + u64::from(times.start)..first + u64::from(times.end);
             let (output, output_first) = Operand::elements("grad_norms", own);
             let params = NormParams {
                 num_steps: times.end - times.start,
                 num_rows: self.shape.batch,
-                num_columns: hidden,
+                num_columns: state,
                 a_first,
                 a_row: row_len,
                 output_first,

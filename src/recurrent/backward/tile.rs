@@ -44,7 +44,7 @@ pub(in crate::recurrent) enum Tile {
 /// What the rows of d_gates hold beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::recurrent) struct Kept {
-    /// dh, for the norms
+    /// dh, for the norms and a projection
     pub h: bool,
     /// the new c, for the peephole of o
     pub c: bool,
@@ -68,8 +68,9 @@ impl Tile {
         batch: u32,
     ) -> Option<Self> {
         let (gates, hidden) = (config.cell.num_gates(), config.hidden_size);
+        let state = config.state_size();
         let most = capabilities.workgroup_invocations;
-        let lanes = hidden.next_multiple_of(32).min(most);
+        let lanes = state.next_multiple_of(32).min(most);
         // the gates of two phases wait for each other
         let shares = match (config.cell, capabilities.cpu) {
             (Cell::GruResetBefore, _) | (_, true) => 1,
@@ -78,7 +79,7 @@ impl Tile {
                 .find(|&shares| gates.is_multiple_of(shares) && shares * lanes <= most)
                 .unwrap_or(1),
         };
-        let columns = hidden.div_ceil(lanes);
+        let columns = state.div_ceil(lanes);
         let padded = hidden.next_multiple_of(8);
         let most_weights = if capabilities.cpu {
             1024
@@ -210,11 +211,9 @@ impl Tile {
             ("COUPLED", Constant::Bool(cell == Cell::LstmCoupled)),
             ("RELU", Constant::Bool(cell == Cell::RnnRelu)),
             ("SPLIT_N", Constant::Bool(cell == Cell::Gru)),
-            (
-                "SLOTS",
-                Constant::U32(config.row_len(true) / config.hidden_size),
-            ),
+            ("SLOTS", Constant::U32(config.slots())),
             ("GRADS", Constant::U32(config.grads())),
+            ("PROJECTED", Constant::Bool(config.proj_size.is_some())),
             ("KEEP_H", Constant::Bool(kept.h)),
             ("KEEP_C", Constant::Bool(kept.c)),
             ("BATCH", Constant::U32(self.batch())),
@@ -237,7 +236,11 @@ impl Tile {
                     ("HIDDEN", Constant::U32(hidden)),
                     ("LANES", Constant::U32(lanes)),
                     ("SHARES", Constant::U32(shares)),
-                    ("COLUMNS", Constant::U32(hidden.div_ceil(lanes))),
+                    ("STATE", Constant::U32(config.state_size())),
+                    (
+                        "COLUMNS",
+                        Constant::U32(config.state_size().div_ceil(lanes)),
+                    ),
                     ("GATES_EACH", Constant::U32(gates / shares)),
                     ("BLOCKS", Constant::U32(blocks)),
                     ("BLOCK_VECTORS", Constant::U32(2 * blocks)),
@@ -255,7 +258,7 @@ impl Tile {
 impl RecurrentConfig {
     /// Products per step, each of which waits for the one before.
     pub(in crate::recurrent) fn backward_phases(&self) -> u32 {
-        1 + u32::from(self.cell == Cell::GruResetBefore)
+        1 + u32::from(self.cell == Cell::GruResetBefore || self.proj_size.is_some())
     }
 
     /// Gradients of gates per unit: a GRU's n has two, and beside those of one that resets before the product
@@ -267,8 +270,19 @@ impl RecurrentConfig {
         }
     }
 
-    /// Elements per token of the rows of d_gates.
+    /// What the sweep reads of the rows that the forward pass has left, in vectors of the units.
+    fn slots(&self) -> u32 {
+        match self.cell {
+            Cell::RnnTanh | Cell::RnnRelu => 1,
+            Cell::Lstm | Cell::LstmCoupled | Cell::Gru => 5,
+            Cell::GruResetBefore => 4,
+        }
+    }
+
+    /// Elements per token of the rows of d_gates, the last [`state_size`](Self::state_size) of them dh if it is
+    /// kept.
     pub(in crate::recurrent) fn grads_len(&self, kept: Kept) -> u32 {
-        (self.grads() + u32::from(kept.h) + u32::from(kept.c)) * self.hidden_size
+        let units = self.grads() + u32::from(kept.c) + u32::from(self.proj_size.is_some());
+        units * self.hidden_size + if kept.h { self.state_size() } else { 0 }
     }
 }

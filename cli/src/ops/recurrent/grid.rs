@@ -2,6 +2,8 @@
 
 use gatefold::{Cell, Direction, ElementType, Given, RecurrentConfig, RecurrentShape};
 
+use super::check::Sample;
+use super::gradients::arriving_names;
 use super::options::{BenchOptions, Format, cell, tier};
 use super::{Op, Recurrent};
 use crate::args::BenchCommon;
@@ -39,15 +41,27 @@ pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
             c_n: op == Op::Lstm,
             ..Default::default()
         },
+        grad: false,
+        arriving: [false; 3],
         bias: true,
         format: Format::Pytorch,
         batch_first: false,
     }
 }
 
+impl Recurrent {
+    /// Asks for the backward pass, too.
+    pub fn with_gradients(&mut self, arriving: [bool; 3]) {
+        self.grad = true;
+        self.arriving = arriving;
+        self.config.gradients = true;
+        self.given.reserve = true;
+    }
+}
+
 pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
     if common.grad {
-        return Err(Error::not_yet("--grad"));
+        common.only_f32()?;
     }
     let given: [(&str, &[List], u32); 5] = [
         ("--batch", &options.batch, 1),
@@ -86,6 +100,9 @@ pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<
         let mut problem = problem(cell, [row[0], row[1], row[2], row[3], row[4]], direction);
         (problem.config.element, problem.config.weights) = (common.dtype, common.dtype);
         problem.config.tier = tier;
+        if common.grad {
+            problem.with_gradients([true, false, false]);
+        }
         problem.config.proj_size = (row[5] > 0).then_some(row[5]);
         problem.possible()?;
         Ok(Box::new(problem) as Box<dyn Problem>)
@@ -170,6 +187,17 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
         let lengths = (0..p.batch).map(|row| length(row) as i64).collect();
         let tensor = Tensor::i64(&[p.batch], lengths);
         tensors.insert("lengths".to_owned(), tensor);
+    }
+    let names = arriving_names(Format::Pytorch);
+    let outputs = problem.forward_outputs();
+    for ((names, wanted), arriving) in names.iter().zip(outputs).zip(problem.arriving) {
+        if arriving {
+            let mut values = random.normals(wanted.shape.iter().product(), 0.0, 1.0);
+            if wanted.name == "output" {
+                Sample::of(problem).keep(&p, &mut values);
+            }
+            tensors.insert(names[0].to_owned(), Tensor::f32(&wanted.shape, values));
+        }
     }
     tensors
 }

@@ -134,9 +134,6 @@ pub fn config(
     options: &RunOptions,
     reset_after: bool,
 ) -> Result<RecurrentConfig> {
-    if common.grad {
-        return Err(Error::not_yet("--grad"));
-    }
     if options.direction.is_some() && options.format != Format::Onnx {
         return Err(Error::usage(
             "--direction is for --format onnx; PyTorch's names say it themselves",
@@ -162,6 +159,7 @@ pub fn config(
         activations: activations(op, cell, options)?,
         dropout: options.dropout.unwrap_or(0.0),
         clip: options.clip,
+        gradients: common.grad,
         tier: tier(options.tier)?,
         ..Default::default()
     })

@@ -4,6 +4,7 @@ use gatefold::reference::recurrent::Weights;
 use gatefold::{Direction, Given, RecurrentConfig, RecurrentShape};
 
 use super::call::{Call, at_least_one, axes, expect, lengths, only, sequence};
+use super::gradients::{arriving, is_arriving, upstream};
 use super::options::{Format, RunOptions, config};
 use super::{Op, Recurrent};
 use crate::args::RunCommon;
@@ -11,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::tensors::{Tensors, floats, get, mismatch};
 
 const PARAMETERS: [&str; 5] = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"];
-const GRADIENTS: [&str; 3] = ["grad_output", "grad_h_n", "grad_c_n"];
 
 /// Parameter, layer and direction of a name like `weight_ih_l0_reverse`.
 fn parameter(name: &str) -> Option<(&'static str, u32, u32)> {
@@ -26,7 +26,7 @@ fn parameter(name: &str) -> Option<(&'static str, u32, u32)> {
     (number.to_string() == layer).then_some((stem, number, direction))
 }
 
-fn suffix(layer: u32, direction: u32) -> String {
+pub fn suffix(layer: u32, direction: u32) -> String {
     let reverse = if direction == 1 { "_reverse" } else { "" };
     format!("_l{layer}{reverse}")
 }
@@ -47,16 +47,13 @@ pub fn problem(
     let known = |name: &str| {
         ["input", "lengths"].contains(&name)
             || states.contains(&name)
-            || GRADIENTS.contains(&name)
+            || is_arriving(op, Format::Pytorch, name)
             || parameter(name).is_some()
     };
     let words = format!(
         "input, weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ..._l1, ..._reverse, {words}, lengths"
     );
     only(tensors, op.name(), known, &words)?;
-    if let Some(name) = GRADIENTS.iter().find(|&&name| tensors.contains_key(name)) {
-        return Err(Error::not_yet(name));
-    }
     let base = config(op, common, options, true)?;
     sizes(op, base, common, options, tensors)
 }
@@ -132,12 +129,15 @@ fn sizes(
             c_n: op == Op::Lstm,
             reserve: common.grad,
         },
+        grad: common.grad,
+        arriving: arriving(op, Format::Pytorch, common.grad, tensors)?,
         bias: found().any(|(stem, ..)| stem.starts_with("bias")),
         format: Format::Pytorch,
         batch_first: options.batch_first,
     };
     parameters(&problem, tensors)?;
     states(&problem, tensors)?;
+    upstream(&problem, tensors)?;
     Ok(problem)
 }
 
@@ -234,6 +234,7 @@ pub fn call_with(
             problem.shape.batch,
             problem.shape.seq_len,
         )?,
+        upstream: upstream(problem, tensors)?,
     })
 }
 
