@@ -3,6 +3,7 @@
 // output = a b + bias, or output += a b + bias with ACCUMULATE. Matrices by their strides in
 // elements, so that a transposed one is only another pair of strides. a and b may be stored as
 // halves (A_ELEMENT, B_ELEMENT); all else is f32.
+// With A_FOLDED the rows of a have two strides: a_outer from one run of a_inner rows to the next.
 // Needs the part element_any.wgsl.
 //
 // Layout
@@ -26,6 +27,8 @@ struct Params {
     bias_first: u32,
     output_first: u32,
     output_row: u32,
+    a_inner: u32,
+    a_outer: u32,
 }
 
 @group(0) @binding(0) var<uniform>             params: Params;
@@ -35,7 +38,11 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
 
 fn a_at(row: u32, k: u32) -> f32 {
-    let at = params.a_first + row * params.a_row + k * params.a_column;
+    var at = params.a_first + row * params.a_row + k * params.a_column;
+    if (A_FOLDED) {
+        let inner = row % params.a_inner * params.a_row;
+        at = params.a_first + row / params.a_inner * params.a_outer + inner + k * params.a_column;
+    }
     return element_any(a[word_of_any(at, A_ELEMENT)], at, A_ELEMENT);
 }
 

@@ -19,7 +19,8 @@
 //     h_0, h_n  [num_directions, batch, state_size]
 //     c_0, c_n  [num_directions, batch, hidden_size]
 //     lengths   [batch]
-//     output    [seq_len, batch, num_directions, state_size], from time output_time on
+//     output    [seq_len, batch, num_directions, state_size] or, by its strides, [batch, seq_len,
+//               num_directions, state_size], from time output_time on
 // Source of the projection: Sak, Senior and Beaufays 2014; proj_size of PyTorch.
 
 struct Params {
@@ -57,6 +58,9 @@ struct Params {
     row_len: u32,
     exchange_first: u32,
     spin_bound: u32,
+    // of output, in tokens
+    output_time_stride: u32,
+    output_row_stride: u32,
 }
 
 const HAS_H_0: u32 = 1u;
@@ -123,7 +127,8 @@ fn factor_at(direction: u32, row: u32, unit: u32) -> u32 {
 }
 
 fn output_at(time: u32, direction: u32, row: u32, unit: u32) -> u32 {
-    let token = (time - params.output_time) * params.batch + row;
+    let time_offset = (time - params.output_time) * params.output_time_stride;
+    let token = time_offset + row * params.output_row_stride;
     let index = (token * params.num_directions + direction) * params.state_size + unit;
     return params.output_first + index;
 }

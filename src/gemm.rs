@@ -96,6 +96,8 @@ params! {
         bias_first: u32,
         output_first: u32,
         output_row: u32,
+        a_inner: u32,
+        a_outer: u32,
     }
 }
 
@@ -215,6 +217,8 @@ pub(crate) type Part = (&'static str, Range<u64>);
 pub(crate) struct Product {
     pub config: GemmConfig,
     pub shape: GemmShape,
+    /// Rows of `a` that lie `a_stride` apart, and how far one such run is from the next.
+    pub fold: Option<[u32; 2]>,
     pub a: Part,
     pub b: Part,
     pub bias: Option<Part>,
@@ -227,6 +231,7 @@ impl Product {
         let Self {
             config,
             shape,
+            fold,
             a,
             b,
             bias,
@@ -263,10 +268,13 @@ impl Product {
             bias_first,
             output_first,
             output_row: shape.output_stride,
+            a_inner: fold.map_or(1, |[inner, _]| inner),
+            a_outer: fold.map_or(0, |[_, outer]| outer),
         };
         let mut constants = vec![
             ("BIAS", Constant::Bool(config.bias)),
             ("ACCUMULATE", Constant::Bool(config.accumulate)),
+            ("A_FOLDED", Constant::Bool(fold.is_some())),
             ("A_ELEMENT", config.a_element.constant()),
             ("B_ELEMENT", config.b_element.constant()),
         ];
@@ -343,6 +351,7 @@ impl GemmConfig {
         let product = Product {
             config: *self,
             shape,
+            fold: None,
             a: ("a", span("a_stride", a_rows, a_columns, a_stride)?),
             b: ("b", span("b_stride", b_rows, b_columns, b_stride)?),
             bias: self.bias.then_some(("bias", 0..u64::from(n))),

@@ -134,6 +134,9 @@ pub struct RecurrentConfig {
     pub element: ElementType,
     /// How the tensors of [`RecurrentWeights`] are stored; their packed copy is f32.
     pub weights: ElementType,
+    /// `input` is `[batch, seq_len, input_size]` and `output` `[batch, seq_len, num_directions * state_size]`;
+    /// they are read and written in place. The states are as ever.
+    pub batch_first: bool,
     /// Length of an input vector.
     pub input_size: u32,
     /// Units of a layer: the length of a cell state, and of a hidden state unless it is projected.
@@ -175,6 +178,7 @@ impl Default for RecurrentConfig {
             cell: Cell::Lstm,
             element: ElementType::F32,
             weights: ElementType::F32,
+            batch_first: false,
             input_size: 128,
             hidden_size: 128,
             proj_size: None,
@@ -224,7 +228,8 @@ pub struct RecurrentShape {
 /// The tensors of a call, f32 but for `input` and `lengths`.
 #[derive(Debug, Clone, Copy)]
 pub struct RecurrentBuffers<'a> {
-    /// `[seq_len, batch, input_size]`, read; stored as [`RecurrentConfig::element`] says.
+    /// `[seq_len, batch, input_size]`, or see [`RecurrentConfig::batch_first`]; read; stored as
+    /// [`RecurrentConfig::element`] says.
     pub input: wgpu::BufferSlice<'a>,
     /// What [`Recurrent::pack_weights`] wrote; [`Recurrent::packed_size`] bytes, read.
     pub weights: wgpu::BufferSlice<'a>,
@@ -234,7 +239,7 @@ pub struct RecurrentBuffers<'a> {
     pub c_0: Option<wgpu::BufferSlice<'a>>,
     /// `[batch]`, u32, read: the length of each sequence, at most `seq_len`; all of it if absent.
     pub lengths: Option<wgpu::BufferSlice<'a>>,
-    /// `[seq_len, batch, num_directions * state_size]`, written.
+    /// `[seq_len, batch, num_directions * state_size]`, or see [`RecurrentConfig::batch_first`]; written.
     pub output: wgpu::BufferSlice<'a>,
     /// `[num_layers * num_directions, batch, state_size]`, written if given: the state after the last step.
     pub h_n: Option<wgpu::BufferSlice<'a>>,

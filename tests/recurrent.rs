@@ -229,6 +229,37 @@ fn projections_shorten_the_state() {
 }
 
 #[test]
+fn batches_may_come_first() {
+    for (cell, num_layers, direction, lengths, dropout) in [
+        (Cell::Lstm, 1, Direction::Forward, None, 0.0),
+        (
+            Cell::Gru,
+            2,
+            Direction::Bidirectional,
+            Some(&[9, 0, 4][..]),
+            0.0,
+        ),
+        (Cell::RnnTanh, 3, Direction::Reverse, None, 0.3),
+    ] {
+        check(Case {
+            cell,
+            batch_first: true,
+            num_layers,
+            direction,
+            lengths,
+            dropout,
+            elements: [ElementType::F16, ElementType::F32],
+            ..SMALL
+        });
+    }
+    check(Case {
+        batch_first: true,
+        seq_len: 0,
+        ..SMALL
+    });
+}
+
+#[test]
 fn halves_are_widened_and_summed_in_f32() {
     let [f32, f16, bf16] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
     for (elements, cell) in [

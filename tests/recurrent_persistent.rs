@@ -78,6 +78,7 @@ fn layers_directions_lengths_and_projections() {
         num_layers: 2,
         lengths: Some(&[9, 0, 4, 1, 8]),
         batch: 5,
+        batch_first: true,
         peephole: true,
         ..SMALL
     });

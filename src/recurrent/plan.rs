@@ -125,6 +125,7 @@ impl RecurrentConfig {
         given: Given,
     ) -> Result<Plan, Error> {
         self.check(shape, &given)?;
+        self.check_batch_first(capabilities, shape)?;
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
         let tile = self.choose_tile(capabilities, shape.batch, given.reserve)?;
         let mut chunk_steps = self.chunk_steps(capabilities, shape, given.reserve);
@@ -168,6 +169,28 @@ impl RecurrentConfig {
         })
     }
 
+    /// Where the batch comes first, the tensors are bound as a whole: the steps of a chunk lie all over them.
+    fn check_batch_first(
+        &self,
+        capabilities: &Capabilities,
+        shape: RecurrentShape,
+    ) -> Result<(), Error> {
+        let tokens = u64::from(shape.seq_len) * u64::from(shape.batch);
+        let width = u64::from(self.direction.count()) * u64::from(self.state_size());
+        let input = u64::from(self.input_size) * self.element.size();
+        let needed = tokens.saturating_mul(input.max(4 * width));
+        // 256 for an aligned start
+        let allowed = capabilities.storage_binding_size.min(1 << 31) - 256;
+        if self.batch_first && needed > allowed {
+            return Err(Error::Limit {
+                limit: "max_storage_buffer_binding_size",
+                needed,
+                allowed,
+            });
+        }
+        Ok(())
+    }
+
     pub(super) fn check(&self, shape: RecurrentShape, given: &Given) -> Result<(), Error> {
         let sizes = [
             ("input_size", self.input_size, 1 << 20),
@@ -186,6 +209,12 @@ impl RecurrentConfig {
             return Err(Error::shape("proj_size", size, expected));
         }
         let halves = [self.element, self.weights] != [ElementType::F32; 2];
+        if self.batch_first && self.gradients {
+            return Err(Error::Operand {
+                name: "batch_first",
+                problem: "gradients are of tensors whose time comes first",
+            });
+        }
         if halves && self.gradients {
             return Err(Error::Operand {
                 name: "element",

@@ -50,6 +50,8 @@ params! {
         row_len: u32,
         exchange_first: u32,
         spin_bound: u32,
+        output_time_stride: u32,
+        output_row_stride: u32,
     }
 }
 
@@ -232,6 +234,20 @@ impl Planner<'_> {
         )
     }
 
+    /// Whether the rows of the batch come first in what a layer writes: in the caller's tensor, not in between.
+    fn rows_first(&self, layer: u32) -> bool {
+        self.config.batch_first && layer + 1 == self.config.num_layers
+    }
+
+    /// The elements of `times` of a tensor `[batch, seq_len, width]`, and all in between.
+    fn of_all_rows(&self, times: &Range<u32>, width: u64) -> Range<u64> {
+        if times.is_empty() {
+            return 0..0;
+        }
+        let before = u64::from(self.shape.batch - 1) * u64::from(self.shape.seq_len);
+        u64::from(times.start) * width..(before + u64::from(times.end)) * width
+    }
+
     fn row_len(&self) -> u32 {
         self.config.row_len(self.reserve.is_some())
     }
@@ -272,13 +288,26 @@ impl Planner<'_> {
             },
             ..Default::default()
         };
+        let times = self.times(direction, chunk);
+        let rows_first = config.batch_first && layer == 0;
+        let shape = GemmShape {
+            output_stride: self.row_len(),
+            ..GemmShape::new(&gemm, rows, gate_rows, input_size)
+        };
         let product = Product {
             config: gemm,
-            shape: GemmShape {
-                output_stride: self.row_len(),
-                ..GemmShape::new(&gemm, rows, gate_rows, input_size)
+            shape: match rows_first {
+                true => GemmShape {
+                    a_stride: self.shape.seq_len * input_size,
+                    ..shape
+                },
+                false => shape,
             },
-            a: self.layer_input(layer, self.times(direction, chunk)),
+            fold: rows_first.then_some([self.shape.batch, input_size]),
+            a: match rows_first {
+                true => ("input", self.of_all_rows(&times, input_size.into())),
+                false => self.layer_input(layer, times),
+            },
             b: ("weights", weight_ih..weight_ih + weight_len),
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
             output: (workspace, output..output + gates_len),
@@ -308,7 +337,11 @@ impl Planner<'_> {
             false => Operand::Unused,
         };
         let times = self.touched(&directions, &steps);
-        let (name, elements) = self.layer_output(layer, times.clone());
+        let (name, mut elements) = self.layer_output(layer, times.clone());
+        if self.rows_first(layer) {
+            let width = self.output_token() / u64::from(self.shape.batch);
+            elements = self.of_all_rows(&times, width);
+        }
         let (output, output_first) = match elements.is_empty() {
             true => (Operand::Unused, 0),
             false => Operand::elements(name, elements),
@@ -385,6 +418,8 @@ impl Planner<'_> {
             row_len: self.row_len(),
             exchange_first: self.scratch.exchange as u32,
             spin_bound: config.spin_bound.unwrap_or(SPIN_BOUND),
+            output_time_stride: if self.rows_first(layer) { 1 } else { batch },
+            output_row_stride: if self.rows_first(layer) { seq_len } else { 1 },
             ..Default::default()
         }
     }

@@ -130,6 +130,8 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
             all.extend(halves.map(|pack| (Variant::Portable, pack)));
             for batch in [1, 3, 16] {
                 let persistent = RecurrentConfig {
+                    batch_first: true,
+                    gradients: false,
                     tier: Some(Tier::Persistent),
                     ..config
                 };

@@ -15,6 +15,7 @@ use super::{Output, Random, bits, gpu, guises};
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     pub cell: Cell,
+    pub batch_first: bool,
     /// How the input and the weights are stored.
     pub elements: [ElementType; 2],
     pub input_size: u32,
@@ -38,6 +39,7 @@ pub struct Case {
 
 pub const SMALL: Case = Case {
     cell: Cell::Lstm,
+    batch_first: false,
     elements: [ElementType::F32; 2],
     input_size: 7,
     hidden_size: 13,
@@ -75,6 +77,7 @@ impl Case {
             cell: self.cell,
             element: self.elements[0],
             weights: self.elements[1],
+            batch_first: self.batch_first,
             input_size: self.input_size,
             hidden_size: self.hidden_size,
             proj_size: self.proj_size,
@@ -242,7 +245,12 @@ fn run_with(
 ) -> Results {
     let op = Recurrent::new(gpu.context(), config).unwrap();
     let packed = pack(gpu, &op, inputs);
-    let input = config.element.words(&inputs.input);
+    let [time, batch] = [case.seq_len, case.batch].map(|len| len as usize);
+    let input = match case.batch_first {
+        true => swapped(&inputs.input, time, batch),
+        false => inputs.input.clone(),
+    };
+    let input = config.element.words(&input);
     let input = gpu.upload("input", &input).unwrap();
     let h_0 = gpu.upload("h_0", &inputs.h_0).unwrap();
     let c_0 = gpu.upload("c_0", &inputs.c_0).unwrap();
@@ -287,13 +295,26 @@ fn run_with(
         })
         .unwrap();
         scratch.read(gpu);
-        outputs.iter().map(|output| output.read(gpu)).collect()
+        let mut results: Results = outputs.iter().map(|output| output.read(gpu)).collect();
+        if case.batch_first {
+            results[0] = swapped(&results[0], batch, time);
+        }
+        results
     };
     let [first, second] = [once(), once()];
     for (first, second) in first.iter().zip(&second) {
         assert_eq!(bits(first), bits(second), "two runs");
     }
     first
+}
+
+/// `[a, b, width]` as `[b, a, width]`.
+fn swapped(values: &[f32], a: usize, b: usize) -> Vec<f32> {
+    let width = values.len() / (a * b).max(1);
+    let rows = (0..b).flat_map(|j| (0..a).map(move |i| (i * b + j) * width));
+    rows.flat_map(|at| &values[at..at + width])
+        .copied()
+        .collect()
 }
 
 /// Every tier and variant of every guise of a device that runs this case in a way of its own.

@@ -23,7 +23,7 @@ use super::launch::Output;
 use super::{Launch, Problem};
 use crate::args::RunCommon;
 use crate::error::Result;
-use crate::tensors::{Tensor, Tensors, get};
+use crate::tensors::{Tensor, Tensors, floats, get};
 use call::Call;
 use options::Format;
 
@@ -70,6 +70,18 @@ struct Wanted {
     order: &'static [usize],
 }
 
+impl Wanted {
+    /// As the device has it if that is how it is handed out.
+    fn in_place(&self) -> Self {
+        const AXES: [usize; 4] = [0, 1, 2, 3];
+        Self {
+            name: self.name,
+            shape: self.order.iter().map(|&axis| self.shape[axis]).collect(),
+            order: &AXES[..self.order.len()],
+        }
+    }
+}
+
 /// The problem that the flags and tensors of `run` pose.
 pub fn from_tensors(
     op: Op,
@@ -89,6 +101,11 @@ pub fn from_tensors(
             _ => "input",
         };
         problem.config.element = get(tensors, input)?.element;
+        // in place, where the tensors can be bound as a whole
+        problem.config.batch_first = problem.batch_first;
+        if problem.plan(&Capabilities::floor(), None).is_err() {
+            problem.config.batch_first = false;
+        }
         problem.config.weights = weights_element(tensors, input);
     }
     problem.possible()?;
@@ -309,7 +326,12 @@ impl Problem for Recurrent {
         let op = Operation::new(gpu.context(), self.forced(variant))?;
         let call = self.call(inputs)?;
         let packed = pack(gpu, &op, &call)?;
-        let input = gpu.upload("input", &self.config.element.words(&call.input))?;
+        let input = match (self.config.batch_first, self.format) {
+            (true, Format::Onnx) => floats(inputs, "X")?,
+            (true, _) => floats(inputs, "input")?,
+            (false, _) => &call.input,
+        };
+        let input = gpu.upload("input", &self.config.element.words(input))?;
         let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
         let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
         let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
@@ -323,8 +345,11 @@ impl Problem for Recurrent {
             true => Some(poisoned("reserve", op.reserve_size(self.shape)?)?),
             false => None,
         };
-        let mut outputs: Vec<Output> = self
-            .forward_outputs()
+        let mut wanted = self.forward_outputs();
+        if self.config.batch_first {
+            wanted[0] = wanted[0].in_place();
+        }
+        let mut outputs: Vec<Output> = wanted
             .iter()
             .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
             .collect::<Result<_>>()?;

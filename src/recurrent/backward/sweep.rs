@@ -671,6 +671,7 @@ impl Planner<'_> {
                     start..start + u64::from(gate_rows) * u64::from(width),
                 ),
                 bias: None,
+                fold: None,
                 output: into,
             };
             out.push((at, product.dispatch(self.capabilities, self.variant)));
@@ -792,6 +793,7 @@ impl Planner<'_> {
             a: a.part(tokens, rows),
             b: b.part(tokens, columns),
             bias: None,
+            fold: None,
             output: (name, first..first + u64::from(rows) * u64::from(columns)),
         };
         product.dispatch(self.capabilities, self.variant)
