@@ -46,6 +46,7 @@ struct Params {
     piece_steps: u32,
     grad_output_time: u32,
     clip: f32,
+    truncate: u32,
     flags: u32,
     activations: u32,
     weights_direction: u32,
@@ -103,6 +104,14 @@ fn step_of(place: u32) -> u32 {
 
 fn time_of(step: u32, direction: u32) -> u32 {
     return select(step, params.seq_len - 1u - step, is_reverse(direction));
+}
+
+// whether no gradient passes back to this step from the one behind it
+fn is_cut(step: u32, direction: u32, row: u32) -> bool {
+    let length = length_of(row);
+    let skipped = select(0u, params.seq_len - length, is_reverse(direction));
+    let next = step - skipped + 1u;
+    return next < length && next % params.truncate == 0u;
 }
 
 // where dh is handed on

@@ -130,7 +130,9 @@ fn recurrent_backward_resident(
                     let inside = time < length_of(row);
                     var dh = 0.0;
                     if (inside) {
-                        dh = carry_h[p] + output_gradient(step, direction, row, unit);
+                        let cut = is_cut(step, direction, row);
+                        dh = select(carry_h[p], 0.0, cut);
+                        dh += output_gradient(step, direction, row, unit);
                         carry_h[p] = 0.0;
                     }
                     store_dh(step, direction, row, unit, dh);
@@ -153,11 +155,14 @@ fn recurrent_backward_resident(
                 gradient.h = carry_h[p];
                 gradient.c = carry_c[p];
                 if (inside) {
+                    let cut = is_cut(step, direction, row);
+                    gradient.c = select(carry_c[p], 0.0, cut);
                     var dh = 0.0;
                     if (PROJECTED) {
                         dh = unprojected_gradient(direction, b, unit);
                     } else {
-                        dh = carry_h[p] + output_gradient(step, direction, row, unit);
+                        dh = select(carry_h[p], 0.0, cut);
+                        dh += output_gradient(step, direction, row, unit);
                         store_dh(step, direction, row, unit, dh);
                     }
                     let saved = saved_of(step, direction, row, unit);

@@ -142,6 +142,7 @@ fn recurrent_backward_stepped(
             continue;
         }
         let carried = place > 0u || has(HAS_CARRY);
+        let cut = inside && is_cut(own_step, direction, row);
         var gradient = Gradient();
         var dh = product;
         if (!second_phase) {
@@ -149,6 +150,9 @@ fn recurrent_backward_stepped(
                 dh += scratch[at];
             }
             gradient.h = dh;
+            if (cut) {
+                dh = 0.0;
+            }
             if (inside) {
                 dh += output_gradient(own_step, direction, row, own_unit);
             }
@@ -161,7 +165,7 @@ fn recurrent_backward_stepped(
                 continue;
             }
         }
-        if (HAS_CELL && carried) {
+        if (HAS_CELL && carried && !cut) {
             gradient.c = scratch[carry_c_at(direction, row, own_unit)];
         }
         if (inside) {

@@ -161,6 +161,10 @@ pub struct RecurrentConfig {
     pub activations: Option<[Activations; 2]>,
     /// Bounds what goes into the activations to `-clip..clip`, as ONNX does.
     pub clip: Option<f32>,
+    /// Truncated backpropagation through time: no gradient passes back from a step of a sequence to the one before
+    /// where the number of steps before it, in the order in which the direction runs, is a multiple of this; 1 or
+    /// more. The forward pass knows nothing of it.
+    pub truncate: Option<u32>,
     /// Whether the packed weights also hold what [`Recurrent::bind_backward`] reads.
     pub gradients: bool,
     /// How often a workgroup of [`Tier::Persistent`] looks for what another hands it before it gives up;
@@ -189,6 +193,7 @@ impl Default for RecurrentConfig {
             activations: None,
             clip: None,
             spin_bound: None,
+            truncate: None,
             gradients: false,
             tier: None,
             variant: None,

@@ -204,6 +204,7 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
         seed: 0,
         activations: None,
         clip: None,
+        truncate: None,
         seq_len,
         batch,
     };
@@ -269,6 +270,7 @@ fn one_step(
         seed: 0,
         activations: None,
         clip: None,
+        truncate: None,
         seq_len: 1,
         batch: 1,
     };

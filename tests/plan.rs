@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use gatefold::kernel::{Dispatch, MAX_STEPS, Operand, WINDOW_ALIGNMENT};
 use gatefold::{
     AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal, Cell, Direction, Error,
-    Given, Layout, Plan, RecurrentConfig, RecurrentShape, Tier, Variant,
+    Given, Layout, Plan, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape, Tier, Variant,
 };
 use proptest::prelude::*;
 
@@ -411,7 +411,25 @@ proptest! {
         device in devices(),
         (config, shape) in recurrences(),
     ) {
-        if let Ok(plan) = config.plan(&device, shape, Given::default()) {
+        let config = RecurrentConfig { gradients: true, ..config };
+        let given = |reserve| Given { reserve, ..Default::default() };
+        let backward = RecurrentBackwardGiven {
+            lengths: true,
+            grad_output: true,
+            grad_h_n: true,
+            grad_input: true,
+            grad_h_0: true,
+            parameters: true,
+            bias: true,
+            grad_norms: true,
+            ..Default::default()
+        };
+        let plans = [
+            config.plan(&device, shape, given(false)),
+            config.plan(&device, shape, given(true)),
+            config.plan_backward(&device, shape, backward),
+        ];
+        for plan in plans.into_iter().flatten() {
             prop_assert!(plan.dispatches.len() <= 1 << 16);
             for dispatch in &plan.dispatches {
                 prop_assert!((1..=MAX_STEPS).contains(&dispatch.steps));

@@ -268,6 +268,24 @@ fn dropout_between_layers() {
 }
 
 #[test]
+fn no_gradient_passes_a_cut() {
+    for (cell, direction, proj_size) in [
+        (Cell::Lstm, Direction::Forward, None),
+        (Cell::Lstm, Direction::Reverse, Some(4)),
+        (Cell::GruResetBefore, Direction::Bidirectional, None),
+    ] {
+        check_some(Case {
+            cell,
+            direction,
+            proj_size,
+            truncate: Some(3),
+            lengths: Some(&[9, 6, 4]),
+            ..SMALL
+        });
+    }
+}
+
+#[test]
 fn nothing_to_do() {
     for cell in [Cell::Lstm, Cell::GruResetBefore] {
         check_some(Case {

@@ -207,3 +207,56 @@ fn of_every_activation() {
         }
     }
 }
+
+#[test]
+fn a_cut_is_a_sequence_in_two_pieces() {
+    let case = Case {
+        seq_len: 7,
+        input_size: 3,
+        hidden_size: 5,
+        truncate: Some(4),
+        ..SMALL
+    };
+    let inputs = case.inputs();
+    let upstreams = Upstreams::new(&case);
+    let arriving = Arriving {
+        output: true,
+        h_n: false,
+        c_n: false,
+    };
+    let [whole, _] = reference::<f64>(&case, &inputs, &upstreams, arriving);
+    let token = |width: u32| (case.batch * width) as usize;
+    let (x, y) = (4 * token(case.input_size), 4 * token(case.hidden_size));
+    let piece = |seq_len: u32| Case {
+        seq_len,
+        truncate: None,
+        ..case
+    };
+    let mut first = case.inputs();
+    first.input.truncate(x);
+    let mut second = case.inputs();
+    second.input.drain(..x);
+    let end = first.reference::<f32>(&piece(4));
+    (second.h_0, second.c_0) = (end.h_n, end.c_n);
+    let part = |from: usize, to: usize| Upstreams {
+        output: upstreams.output[from..to].to_vec(),
+        h_n: Vec::new(),
+        c_n: Vec::new(),
+    };
+    let all = upstreams.output.len();
+    let [first, _] = reference::<f64>(&piece(4), &first, &part(0, y), arriving);
+    let [second, _] = reference::<f64>(&piece(3), &second, &part(y, all), arriving);
+    // input, h_0, c_0, norms, then the weights
+    assert_eq!(whole[1], first[1]);
+    assert_eq!(whole[2], first[2]);
+    let near = |a: &f64, b: &f64| assert!((a - b).abs() < 1e-5, "{a}, {b}");
+    for at in 4..whole.len() {
+        let sums = first[at].iter().zip(&second[at]).map(|(a, b)| a + b);
+        for (whole, sum) in whole[at].iter().zip(sums) {
+            near(whole, &sum);
+        }
+    }
+    for (whole, apart) in whole[0].iter().zip(first[0].iter().chain(&second[0])) {
+        near(whole, apart);
+    }
+}

@@ -9,6 +9,7 @@
 //! - Past a sequence's own length all gradients are 0, whatever arrives there; a sequence of length 0 hands the
 //!   gradient of its last state on to that of its initial one.
 //! - Where `clip` bounds what goes into an activation, the gradient is 0 outside the bounds.
+//! - With `truncate`, no gradient passes back over every so many steps of a sequence.
 //! - All gradients are written, none is added to what was there.
 //!
 //! Source: Werbos 1990, Backpropagation through time.
@@ -220,6 +221,10 @@ impl RecurrentConfig {
             ..Default::default()
         };
         self.check(shape, &forward)?;
+        self.check_reserve(shape)?;
+        if self.truncate == Some(0) {
+            return Err(Error::shape("truncate", 0, "at least 1 step"));
+        }
         if !self.gradients {
             return Err(Error::Operand {
                 name: "weights",

@@ -126,6 +126,9 @@ impl RecurrentConfig {
     ) -> Result<Plan, Error> {
         self.check(shape, &given)?;
         self.check_batch_first(capabilities, shape)?;
+        if given.reserve {
+            self.check_reserve(shape)?;
+        }
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
         let tile = self.choose_tile(capabilities, shape.batch, given.reserve)?;
         let mut chunk_steps = self.chunk_steps(capabilities, shape, given.reserve);
@@ -375,6 +378,15 @@ impl RecurrentConfig {
         groups.next_multiple_of(PART) + (directions * handed).next_multiple_of(PART)
     }
 
+    /// Whether 64 bits can number the bytes of what all layers leave for the backward pass.
+    pub(super) fn check_reserve(&self, shape: RecurrentShape) -> Result<(), Error> {
+        let tokens = u128::from(shape.seq_len.max(1)) * u128::from(shape.batch);
+        let rows = tokens * u128::from(self.direction.count() * self.num_layers);
+        let each = u128::from(self.row_len(true)) + u128::from(self.state_size());
+        // states and padding are less than as much again
+        check_elements(2 * rows * each)
+    }
+
     pub(super) fn reserve(&self, shape: RecurrentShape, chunk_steps: u32) -> Reserve {
         let region = |steps| self.scratch(shape, steps, true).layer_output;
         let chunk = region(chunk_steps);
@@ -402,6 +414,7 @@ impl RecurrentConfig {
         shape: RecurrentShape,
     ) -> Result<u64, Error> {
         self.check(shape, &Given::default())?;
+        self.check_reserve(shape)?;
         let chunk_steps = self.chunk_steps(capabilities, shape, true);
         Ok(4 * self.reserve(shape, chunk_steps).len)
     }

@@ -35,6 +35,8 @@ pub struct Problem {
     pub activations: Option<[Activations; 2]>,
     /// Bounds what goes into the activations.
     pub clip: Option<f32>,
+    /// [`RecurrentConfig::truncate`](crate::RecurrentConfig::truncate); the forward pass knows nothing of it.
+    pub truncate: Option<usize>,
     /// Steps.
     pub seq_len: usize,
     /// Independent sequences.

@@ -182,6 +182,7 @@ impl Recurrent {
             seed: shape.seed,
             activations: config.activations,
             clip: config.clip,
+            truncate: config.truncate.map(|steps| steps as usize),
             seq_len: shape.seq_len as usize,
             batch: shape.batch as usize,
         }

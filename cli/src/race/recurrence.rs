@@ -67,6 +67,7 @@ impl Recurrence {
             seed: 0,
             activations: None,
             clip: None,
+            truncate: None,
             seq_len: steps.len(),
             batch: 1,
         };
@@ -263,6 +264,7 @@ mod tests {
                 seed: 0,
                 activations: None,
                 clip: None,
+                truncate: None,
                 seq_len: WARM_UP + TAIL,
                 batch: 1,
             };

@@ -38,6 +38,7 @@ params! {
         piece_steps: u32,
         grad_output_time: u32,
         clip: f32,
+        truncate: u32,
         flags: u32,
         activations: u32,
         weights_direction: u32,
@@ -267,10 +268,7 @@ impl Planner<'_> {
         let only = all.len() == 1;
         let (into, width) = self.input_gradient(layer, 0..0);
         if directions == 2 && !only && !into.0.is_empty() {
-            let token = u64::from(batch) * u64::from(width);
-            // as many as fit a binding
-            let most = (self.capabilities.storage_binding_size.min(1 << 31) / 4 / token).max(1);
-            for times in pieces(0..seq_len, most.min(1 << 30) as u32) {
+            for times in pieces(0..seq_len, self.times_each(width)) {
                 let (part, _) = self.input_gradient(layer, times);
                 self.copy(at, [None, None], [Some(part), None], out);
             }
@@ -293,8 +291,7 @@ impl Planner<'_> {
         self.copy(at, [Some(carry_h), carry_c], [first_h, first_c], out);
         if layer > 0 && self.config.has_dropout() {
             let token = self.output_elements(&(0..1)).end;
-            let most = (self.capabilities.storage_binding_size.min(1 << 31) / 4 / token).max(1);
-            for times in pieces(0..seq_len, most.min(1 << 30) as u32) {
+            for times in pieces(0..seq_len, self.times_each(width)) {
                 let (seed, first) = (self.shape.seed, u64::from(times.start) * token);
                 let put_out = self.output_gradient(layer - 1, &times);
                 let (read, _) = self.input_gradient(layer, times);
@@ -302,6 +299,13 @@ impl Planner<'_> {
                 out.push((at, drop));
             }
         }
+    }
+
+    /// How many times of vectors of `width` elements fit a binding.
+    fn times_each(&self, width: u32) -> u32 {
+        let token = u64::from(self.shape.batch) * u64::from(width);
+        let elements = self.capabilities.storage_binding_size.min(1 << 31) / 4;
+        (elements / token.max(1)).clamp(1, 1 << 30) as u32
     }
 
     /// The most entries that all layers together can have.
@@ -312,7 +316,12 @@ impl Planner<'_> {
         let pieces = chunks * u64::from(chunk_steps.div_ceil(self.scratch.piece_steps));
         let sweeps = u64::from(self.scratch.piece_steps.div_ceil(self.places_each())) + 1;
         let layers = u64::from(self.config.num_layers * self.config.direction.count());
-        layers * (8 + pieces * (sweeps + 14))
+        let widest = self
+            .config
+            .layer_input_size(0)
+            .max(self.config.layer_input_size(1));
+        let whole = u64::from(seq_len.div_ceil(self.times_each(widest)));
+        layers * (8 + 2 * whole + pieces * (sweeps + 14))
     }
 
     fn places_each(&self) -> u32 {
@@ -539,6 +548,7 @@ impl Planner<'_> {
             piece_steps: piece.steps.end - piece.steps.start,
             grad_output_time: times.start,
             clip: config.clip.unwrap_or(f32::MAX),
+            truncate: config.truncate.unwrap_or(u32::MAX),
             flags: flags
                 .into_iter()
                 .filter_map(|(given, flag)| given.then_some(flag))

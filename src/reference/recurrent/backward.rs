@@ -249,7 +249,13 @@ impl<R: Real> Sweep<'_, R> {
         let mut dh = last(upstream.h_n, state_size);
         let mut dc = last(upstream.c_n, hidden_size);
         let mut magnitudes = [dh.clone(), dc.clone()];
-        for moment in tape.iter().rev() {
+        for (position, moment) in tape.iter().enumerate().rev() {
+            let next = position + 1;
+            let cut = self.problem.truncate.is_some_and(|every| next % every == 0);
+            if cut && next < tape.len() {
+                dh.fill(R::ZERO);
+                dc.fill(R::ZERO);
+            }
             let token = (moment.time * batch + row) * directions + self.direction;
             for (dh, &arriving) in dh.iter_mut().zip(&grad_output[token * state_size..]) {
                 *dh += arriving;

@@ -54,6 +54,14 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
         ("no_bias", no_bias),
         ("two_layers_bidirectional_lengths", ragged),
     ];
+    let mut gradients = ragged;
+    gradients.with_gradients([true, true, cell.has_cell_state()]);
+    let mut last_state = states(problem(cell, SMALL, Direction::Reverse));
+    last_state.with_gradients([false, true, false]);
+    all.extend([
+        ("gradients_two_layers_bidirectional_lengths", gradients),
+        ("gradients_of_the_last_state", last_state),
+    ]);
     if matches!(cell, Cell::RnnRelu | Cell::LstmCoupled) {
         return all;
     }
