@@ -1,5 +1,5 @@
-// recurrent_exchange: what workgroups of recurrent_persistent.wgsl hand to each other, in words that
-// say by themselves whether they are there.
+// recurrent_exchange: what workgroups of recurrent_persistent.wgsl hand to each other, in words
+// that say by themselves whether they are there.
 
 // all ones: the one word whose complement would say that it is not there. It is a NaN
 const ALL_ONES: u32 = 0xffffffffu;

@@ -2,8 +2,8 @@
 // of each sequence, and each keeps its part of weight_hh.
 //
 // Formulas in recurrent_problem.wgsl and the cell's file. What a phase of a step leaves to the next
-// phase or step travels from workgroup to workgroup in words of its own: nothing but the word itself
-// says whether it is there, 0 that it is not, and no word is used twice. A workgroup that waits too
+// phase or step travels from workgroup to workgroup in words of its own: nothing but the word
+// itself says whether it is there, 0 that it is not, and no word is used twice. One that waits too
 // long, since the others may not run at the same time, marks the step at which it stopped and
 // returns; so do then the others of its sequences. With RESUME, one workgroup takes over from the
 // first step so marked and runs the parts of all, with the same sums in the same order: the result

@@ -1,5 +1,5 @@
-// recurrent_persistent_sums: the first half of recurrent_persistent.wgsl: the factors that come from
-// other workgroups, and the shares of the sums.
+// recurrent_persistent_sums: the first half of recurrent_persistent.wgsl: the factors that come
+// from other workgroups, and the shares of the sums.
 
 // whether a phase sums gate g; a projection takes the place of gate 0
 fn is_summed(phase: u32, g: u32) -> bool {

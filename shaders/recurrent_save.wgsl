@@ -2,7 +2,8 @@
 //
 // Each [hidden_size]: what goes into the activations (the peepholes left out), of a GRU's n both
 // sums, of an LSTM c before the step; then, see save_h, h before the step. Where the sequence has
-// ended all are 0: no gradient comes from there, but the products of the backward pass read the row.
+// ended all are 0: no gradient comes from there, but the products of the backward pass read the
+// row.
 
 // the second bias of a GRU's n is scaled by r, so that its two sums are kept apart
 const RESET_AFTER: bool = NUM_UNIT_WEIGHTS == 1u;

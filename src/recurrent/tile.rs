@@ -114,7 +114,7 @@ impl Tile {
         let gates = config.cell.num_gates();
         let vectors = config.hidden_size.div_ceil(4);
         let held = |split: u32| config.state_size().div_ceil(4).div_ceil(split);
-        let fits = |split: u32| 4 * gates * held(split) <= MOST_WEIGHTS;
+        let fits = |split: u32| held(split) <= MOST_WEIGHTS / (4 * gates);
         // few workgroups, as long as their weights stay in registers
         let shapes = match capabilities.cpu {
             true => &[(32, 1)][..],
@@ -123,7 +123,8 @@ impl Tile {
         let best = shapes.iter().copied().find(|&(_, split)| fits(split));
         let (units, split) = best.unwrap_or(shapes[shapes.len() / 2]);
         let most = capabilities.workgroup_memory.saturating_sub(64) / 16;
-        let room = |batch: u32| batch * (vectors + units * split * gates / 4 + 1) <= most;
+        let each = u64::from(vectors) + u64::from(units * split * gates / 4 + 1);
+        let room = |batch: u32| u64::from(batch) * each <= u64::from(most);
         let batch = [4, 2, 1]
             .into_iter()
             .find(|&each| each <= batch.max(1) && room(each))?;
