@@ -38,7 +38,8 @@ pub use gradient_clip::{GradientClip, GradientClipBuffers, GradientClipConfig};
 pub use plan::{Plan, Variant};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
-    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
-    RecurrentWeights, Tier,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients,
+    RecurrentSession, RecurrentShape, RecurrentWeights, SessionBound, SessionBuffers, Tier,
+    probe_dispatch,
 };
 pub use wgpu;

@@ -7,7 +7,7 @@ use gatefold::{AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttention
 use gatefold::{AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Causal};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape};
-use gatefold::{Chosen, ElementType, GemmConfig, GemmShape};
+use gatefold::{Chosen, ElementType, GemmConfig, GemmShape, Tier};
 
 /// What each operation runs on a device: one line per operation.
 const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
@@ -15,6 +15,7 @@ const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
     attention,
     gemm,
     recurrent,
+    recurrent_probe,
     gradient_clip,
     peak,
 ];
@@ -145,6 +146,8 @@ fn gemm(device: &Capabilities) -> Vec<Launch> {
             transpose_a: options & 1 != 0,
             transpose_b: options & 2 != 0,
             bias: options & 4 != 0,
+            a_element: ElementType::ALL[options % 3],
+            b_element: ElementType::ALL[options / 3 % 3],
             accumulate: options & 8 != 0,
             variant: None,
         };
@@ -193,7 +196,27 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                     .into_iter()
                     .map(|pack| (Variant::Portable, pack)),
             );
+            let halves = RecurrentConfig {
+                weights: ElementType::ALL[1 + hidden_size as usize % 2],
+                gradients: false,
+                ..config
+            };
+            let halves = halves.pack_dispatches().into_iter();
+            all.extend(halves.map(|pack| (Variant::Portable, pack)));
             for batch in [1, 3, 16] {
+                let persistent = RecurrentConfig {
+                    batch_first: true,
+                    gradients: false,
+                    tier: Some(Tier::Persistent),
+                    ..config
+                };
+                let shape = RecurrentShape {
+                    seq_len: 5,
+                    batch,
+                    seed: 0,
+                };
+                let given = Given::default();
+                all.extend(launches(persistent.plan(device, shape, given).unwrap()));
                 for tier in config.tiers(device, batch) {
                     for variant in config.variants(device) {
                         let (tier, variant) = (Some(tier), Some(variant));
@@ -238,6 +261,10 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
         }
     }
     all
+}
+
+fn recurrent_probe(_: &Capabilities) -> Vec<Launch> {
+    vec![(Variant::Portable, gatefold::probe_dispatch(8))]
 }
 
 fn gradient_clip(device: &Capabilities) -> Vec<Launch> {
