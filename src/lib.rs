@@ -12,11 +12,13 @@ mod gemm;
 mod gpu;
 mod gradient_clip;
 pub mod kernel;
+mod min_recurrent;
 pub mod peak;
 pub mod philox;
 mod plan;
 mod recurrent;
 pub mod reference;
+mod scan;
 
 pub use additive_attention::{
     AdditiveAttention, AdditiveAttentionBackwardBuffers, AdditiveAttentionBuffers,
@@ -35,11 +37,19 @@ pub use error::Error;
 pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
 pub use gradient_clip::{GradientClip, GradientClipBuffers, GradientClipConfig};
+pub use min_recurrent::{
+    Candidate, MinCell, MinRecurrent, MinRecurrentBackwardBuffers, MinRecurrentBackwardGiven,
+    MinRecurrentBuffers, MinRecurrentConfig, MinRecurrentGiven, MinRecurrentShape,
+    MinRecurrentWeights,
+};
 pub use plan::{Plan, Variant};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
     RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients,
     RecurrentSession, RecurrentShape, RecurrentWeights, SessionBound, SessionBuffers, Tier,
     probe_dispatch,
+};
+pub use scan::{
+    Scan, ScanBackwardBuffers, ScanBackwardGiven, ScanBuffers, ScanConfig, ScanGiven, ScanShape,
 };
 pub use wgpu;

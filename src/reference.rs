@@ -8,7 +8,10 @@ pub mod attention;
 pub mod compare;
 pub mod gemm;
 pub mod gradient_clip;
+pub mod min_recurrent;
 pub mod recurrent;
+pub mod scan;
+pub mod tracked;
 
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use gatefold::reference::{additive_attention as additive, attention as reference, recurrent};
-use gatefold::{Causal, Cell, Direction};
+use gatefold::reference::{additive_attention as additive, attention as reference};
+use gatefold::reference::{min_recurrent, recurrent};
+use gatefold::{
+    Candidate, Causal, Cell, Direction, MinCell, MinRecurrentConfig, MinRecurrentShape,
+};
 use safetensors::{Dtype, SafeTensors};
 
 /// Inputs and answers of one case.
@@ -406,6 +409,74 @@ fn one_step(
 
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
+}
+
+#[test]
+fn mingru_and_minlstm() {
+    for (op, cell) in [("mingru", MinCell::Gru), ("minlstm", MinCell::Lstm)] {
+        for golden in Golden::of(op) {
+            check_min_recurrence(&golden, cell);
+        }
+    }
+}
+
+fn check_min_recurrence(golden: &Golden, cell: MinCell) {
+    let [seq_len, batch, input_size] = golden.shape("input");
+    let [num_layers, _, hidden_size] = golden.shape("h_n");
+    let config = MinRecurrentConfig {
+        cell,
+        input_size: input_size as u32,
+        hidden_size: hidden_size as u32,
+        num_layers: num_layers as u32,
+        candidate: match golden.option("candidate") {
+            Some("positive") => Candidate::Positive,
+            _ => Candidate::Linear,
+        },
+        ..Default::default()
+    };
+    let shape = MinRecurrentShape {
+        seq_len: seq_len as u32,
+        batch: batch as u32,
+    };
+    let given = |name: &str| golden.tensors.get(name).map(|(_, values)| &values[..]);
+    let weights: Vec<_> = (0..num_layers)
+        .map(|layer| min_recurrent::Weights {
+            weight: golden.values(&format!("weight_l{layer}")).to_vec(),
+            bias: given(&format!("bias_l{layer}"))
+                .unwrap_or_default()
+                .to_vec(),
+        })
+        .collect();
+    let lengths: Option<Vec<u32>> =
+        given("lengths").map(|lengths| lengths.iter().map(|&length| length as u32).collect());
+    let optional = min_recurrent::Optional {
+        h_0: given("h_0"),
+        lengths: lengths.as_deref(),
+    };
+    let input = golden.values("input");
+    let got = min_recurrent::min_recurrent(&config, shape, input, &weights, optional);
+    golden.check("output", &got.output, 1e-12);
+    golden.check("h_n", &got.h_n, 1e-12);
+    let (grad_output, grad_h_n) = (golden.values("grad_output"), golden.values("grad_h_n"));
+    let got = min_recurrent::min_recurrent_backward(
+        &config,
+        shape,
+        input,
+        &weights,
+        optional,
+        grad_output,
+        grad_h_n,
+    );
+    golden.check("grad_input", &got.input, 1e-12);
+    if given("h_0").is_some() {
+        golden.check("grad_h_0", &got.h_0, 1e-12);
+    }
+    for (layer, got) in got.weights.iter().enumerate() {
+        golden.check(&format!("grad_weight_l{layer}"), &got.weight, 1e-12);
+        if !weights[layer].bias.is_empty() {
+            golden.check(&format!("grad_bias_l{layer}"), &got.bias, 1e-12);
+        }
+    }
 }
 
 #[test]

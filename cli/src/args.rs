@@ -8,7 +8,7 @@ use clap::{Args, Parser, ValueEnum};
 use gatefold::{Causal, ElementType, Variant};
 
 use crate::error::Error;
-use crate::{ops, race};
+use crate::{gradients, ops, race};
 
 /// Attention and recurrence kernels in WGSL: run, measure and verify them on this machine
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ pub enum Command {
     Verify(Verify),
     /// Race RNN, LSTM and GRU against attention on a real text: a table, a picture, race.json
     Race(race::Options),
+    /// Draw how gradients fade or grow on their way back through time: a table, a picture, gradients.json
+    Gradients(gradients::Options),
     /// Time one operation over a grid of shapes
     Bench(Bench),
     /// Run one operation on your own tensors
@@ -117,14 +119,6 @@ pub struct Run {
 }
 
 impl BenchCommon {
-    /// For an operation that has neither gradients nor half storage.
-    pub fn only_f32_forward(&self) -> Result<(), Error> {
-        if self.grad {
-            return Err(Error::not_yet("--grad"));
-        }
-        self.only_f32()
-    }
-
     /// For an operation that has no half storage.
     pub fn only_f32(&self) -> Result<(), Error> {
         match self.dtype {

@@ -4,6 +4,7 @@ mod adapter;
 mod args;
 mod bench;
 mod error;
+mod gradients;
 mod info;
 mod ops;
 mod peak;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Race(options) => race::run(&options),
+        Command::Gradients(options) => gradients::run(&options),
         Command::Run(args) => run::run(args),
     };
     match done {

@@ -5,20 +5,24 @@
 pub mod additive;
 pub mod attention;
 mod launch;
+pub mod min_recurrent;
 mod random;
 pub mod recurrent;
+pub mod scan;
 
 use clap::{Args, Subcommand};
 use gatefold::kernel::Operand;
 use gatefold::reference::compare::Difference;
-use gatefold::{Capabilities, ElementType, Gpu, Plan, Variant};
+use gatefold::{Capabilities, ElementType, Gpu, MinCell, Plan, Variant, wgpu};
 use serde_json::Value;
 
+use crate::args::list::{List, values};
 use crate::args::{BenchCommon, RunCommon};
-use crate::error::Result;
-use crate::tensors::Tensors;
+use crate::error::{Error, Result};
+use crate::tensors::{Tensor, Tensors};
 
 pub use launch::{Launch, Output};
+pub use random::Random;
 use recurrent::Op;
 
 /// One shape of one operation with its options, checked.
@@ -132,6 +136,12 @@ pub enum RunOp {
     Lstm(With<RunCommon, recurrent::RunOptions>),
     /// GRU: input, weight_ih_l0, weight_hh_l0, ...
     Gru(With<RunCommon, recurrent::RunOptions>),
+    /// minGRU, parallel in time: input, weight_l0, bias_l0, ...
+    Mingru(With<RunCommon, min_recurrent::RunOptions>),
+    /// minLSTM, parallel in time: input, weight_l0, bias_l0, ...
+    Minlstm(With<RunCommon, min_recurrent::RunOptions>),
+    /// Linear recurrence h = a * h + b: a, b
+    Scan(With<RunCommon, scan::RunOptions>),
 }
 
 impl RunOp {
@@ -140,6 +150,8 @@ impl RunOp {
             Self::Attention(op) => &op.common,
             Self::AdditiveAttention(op) => &op.common,
             Self::Rnn(op) | Self::Lstm(op) | Self::Gru(op) => &op.common,
+            Self::Mingru(op) | Self::Minlstm(op) => &op.common,
+            Self::Scan(op) => &op.common,
         }
     }
 
@@ -151,6 +163,9 @@ impl RunOp {
             Self::Rnn(op) => recurrent_problem(Op::Rnn, op, tensors),
             Self::Lstm(op) => recurrent_problem(Op::Lstm, op, tensors),
             Self::Gru(op) => recurrent_problem(Op::Gru, op, tensors),
+            Self::Mingru(op) => min_recurrent_problem(MinCell::Gru, op, tensors),
+            Self::Minlstm(op) => min_recurrent_problem(MinCell::Lstm, op, tensors),
+            Self::Scan(op) => scan::from_tensors(&op.common, &op.options, tensors),
         }
     }
 }
@@ -161,6 +176,14 @@ fn recurrent_problem(
     tensors: &Tensors,
 ) -> Result<Box<dyn Problem>> {
     recurrent::from_tensors(op, &with.common, &with.options, tensors)
+}
+
+fn min_recurrent_problem(
+    cell: MinCell,
+    with: &With<RunCommon, min_recurrent::RunOptions>,
+    tensors: &Tensors,
+) -> Result<Box<dyn Problem>> {
+    min_recurrent::from_tensors(cell, &with.common, &with.options, tensors)
 }
 
 #[derive(Debug, Subcommand)]
@@ -175,6 +198,12 @@ pub enum BenchOp {
     Lstm(With<BenchCommon, recurrent::BenchOptions>),
     /// GRU
     Gru(With<BenchCommon, recurrent::BenchOptions>),
+    /// minGRU, parallel in time
+    Mingru(With<BenchCommon, min_recurrent::BenchOptions>),
+    /// minLSTM, parallel in time
+    Minlstm(With<BenchCommon, min_recurrent::BenchOptions>),
+    /// Linear recurrence h = a * h + b
+    Scan(With<BenchCommon, scan::BenchOptions>),
 }
 
 impl BenchOp {
@@ -183,6 +212,8 @@ impl BenchOp {
             Self::Attention(op) => &op.common,
             Self::AdditiveAttention(op) => &op.common,
             Self::Rnn(op) | Self::Lstm(op) | Self::Gru(op) => &op.common,
+            Self::Mingru(op) | Self::Minlstm(op) => &op.common,
+            Self::Scan(op) => &op.common,
         }
     }
 
@@ -194,6 +225,9 @@ impl BenchOp {
             Self::Rnn(op) => recurrent::grid(Op::Rnn, &op.common, &op.options),
             Self::Lstm(op) => recurrent::grid(Op::Lstm, &op.common, &op.options),
             Self::Gru(op) => recurrent::grid(Op::Gru, &op.common, &op.options),
+            Self::Mingru(op) => min_recurrent::grid(MinCell::Gru, &op.common, &op.options),
+            Self::Minlstm(op) => min_recurrent::grid(MinCell::Lstm, &op.common, &op.options),
+            Self::Scan(op) => scan::grid(&op.common, &op.options),
         }
     }
 }
@@ -210,6 +244,8 @@ pub fn cases() -> Vec<Case> {
     let mut cases = attention::cases();
     cases.extend(additive::cases());
     cases.extend(recurrent::cases());
+    cases.extend(min_recurrent::cases());
+    cases.extend(scan::cases());
     cases
 }
 
@@ -218,5 +254,44 @@ pub fn showcase() -> Vec<Box<dyn Problem>> {
     let mut problems = attention::showcase();
     problems.extend(additive::showcase());
     problems.extend(recurrent::showcase());
+    problems.extend(min_recurrent::showcase());
+    problems.extend(scan::showcase());
     problems
+}
+
+/// The axes of a grid: flags with their lists and defaults.
+fn grid_axes(given: &[(&str, &[List], u32)]) -> Result<Vec<Vec<u32>>> {
+    let axis = |&(flag, lists, default): &(&str, &[List], u32)| {
+        let axis = values(lists).unwrap_or(vec![default]);
+        match axis.contains(&0) {
+            true => Err(Error::usage(format_args!(
+                "{flag} is 0, expected at least 1"
+            ))),
+            false => Ok(axis),
+        }
+    };
+    given.iter().map(axis).collect()
+}
+
+/// Lengths of the sequences of a batch: a full one, an empty one, and some between.
+fn some_lengths(batch: usize, seq_len: usize) -> Tensor {
+    let length = |row: usize| match row {
+        0 => seq_len,
+        1 => 0,
+        _ => row * 7 % (seq_len + 1),
+    };
+    let lengths = (0..batch).map(|row| length(row) as i64).collect();
+    Tensor::i64(&[batch], lengths)
+}
+
+fn upload<T: bytemuck::Pod>(
+    gpu: &Gpu,
+    name: &str,
+    values: Option<&[T]>,
+) -> Result<Option<wgpu::Buffer>> {
+    Ok(values.map(|values| gpu.upload(name, values)).transpose()?)
+}
+
+fn slice(buffer: &Option<wgpu::Buffer>) -> Option<wgpu::BufferSlice<'_>> {
+    buffer.as_ref().map(|buffer| buffer.slice(..))
 }

@@ -1,25 +1,27 @@
-//! `gatefold race`: RNN, LSTM and GRU, which take one step after another, against attention, which takes all
-//! tokens at once, on the same real text. First each result is checked, then it is timed.
+//! `gatefold race`: RNN, LSTM and GRU, which take one step after another, against attention, minGRU and minLSTM,
+//! which take all tokens at once, on the same real text. First each result is checked, then it is timed.
 
 mod attention;
 mod course;
 mod crossing;
 mod options;
-mod picture;
+mod parallel;
+pub(crate) mod picture;
 mod plot;
 mod recurrence;
 mod report;
 mod table;
-mod words;
+mod windows;
+pub(crate) mod words;
 
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use gatefold::Cell;
 use gatefold::clock::Clock;
 use gatefold::reference::compare::Difference;
+use gatefold::{Cell, MinCell};
 use indicatif::ProgressBar;
 use serde_json::Value;
 
@@ -29,13 +31,14 @@ use crate::{adapter, peak};
 use attention::Attention;
 use course::{Course, Entry, Text};
 use options::Setup;
+use parallel::Parallel;
 use recurrence::Recurrence;
 use report::{Race, Row, Stop};
 
 pub use options::Options;
 
 /// Who runs.
-trait Contestant {
+pub trait Contestant {
     fn op(&self) -> &'static str;
 
     /// The power of the length that the time grows with in the end.
@@ -49,6 +52,22 @@ trait Contestant {
 
     /// The worst error of an element relative to its row, or the element that is wrong.
     fn check(&mut self, course: &Course, seq_len: u32, got: &[f32]) -> Result<f64, Difference>;
+
+    /// Allocates and binds a forward and a backward pass, from gradients of all outputs to those of the input and
+    /// all weights; the output is the gradient of the input. None if it cannot be trained.
+    fn enter_training(&self, _course: &Course, _seq_len: u32) -> Result<Option<Entry>> {
+        Ok(None)
+    }
+
+    /// As [`check`](Self::check), of the gradient of the input.
+    fn check_training(
+        &mut self,
+        _course: &Course,
+        _seq_len: u32,
+        _got: &[f32],
+    ) -> Result<f64, Difference> {
+        Ok(0.0)
+    }
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {
@@ -58,20 +77,28 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let gpu = adapter::open(&options.device)?;
     adapter::announce(&gpu);
 
-    let bar = progress(1 + 4 * setup.lengths.len());
+    let points = setup.batches.len() * (setup.lengths.len() + setup.training.len());
+    let bar = progress(1 + points * report::OPS.len());
     bar.set_message("roof");
     let roof = peak::measure(&gpu, setup.pace.peak)?;
     bar.inc(1);
-    let course = Course::new(gpu, &setup, &text, !options.no_projections)?;
+    let projections = !options.no_projections;
     let mut track = Track {
-        course: &course,
         setup: &setup,
-        clock: Clock::new(&course.gpu)?,
+        clock: Clock::new(&gpu)?,
         start,
         bar,
-        race: Race::new(&course, &setup, &text),
+        race: Race::new(&gpu, &setup, &text, projections),
     };
-    track.run()?;
+    for &batch in &setup.batches {
+        track.run(&Course::new(
+            gpu.clone(),
+            &setup,
+            batch,
+            &text,
+            projections,
+        )?)?;
+    }
     track.bar.finish_and_clear();
     let mut race = track.race;
     race.finish(&roof);
@@ -90,6 +117,9 @@ fn contestants(course: &Course) -> Result<Vec<Box<dyn Contestant>>> {
     for cell in [Cell::RnnTanh, Cell::Lstm, Cell::Gru] {
         contestants.push(Box::new(Recurrence::new(course, cell)?));
     }
+    for cell in [MinCell::Gru, MinCell::Lstm] {
+        contestants.push(Box::new(Parallel::new(course, cell)?));
+    }
     contestants.push(Box::new(Attention::new(course)?));
     Ok(contestants)
 }
@@ -98,9 +128,11 @@ fn contestants(course: &Course) -> Result<Vec<Box<dyn Contestant>>> {
 /// the next, and the quieter one counts.
 const VISITS: u32 = 2;
 
+/// A forward and a backward pass take at most about so many times as long as a forward pass.
+const BACKWARD: f64 = 4.0;
+
 /// A race while it runs.
 struct Track<'a> {
-    course: &'a Course,
     setup: &'a Setup,
     clock: Clock,
     start: Instant,
@@ -110,25 +142,23 @@ struct Track<'a> {
 
 impl Track<'_> {
     /// Shortest length first, so that all contestants have run as far when the time is up.
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self, course: &Course) -> Result<()> {
         self.bar.set_message("compiling");
-        let mut contestants = contestants(self.course)?;
-        for &seq_len in &self.setup.lengths {
+        let mut contestants = contestants(course)?;
+        let forward = self.setup.lengths.iter().map(|&len| (len, false));
+        let training = self.setup.training.iter().map(|&len| (len, true));
+        for (seq_len, grad) in forward.chain(training) {
             let mut ready = Vec::new();
             for contestant in &mut contestants {
                 let op = contestant.op();
                 self.bar.set_message(format!("{op}, {seq_len} tokens"));
-                match self.enter(contestant.as_mut(), seq_len) {
+                match self.enter(course, contestant.as_mut(), seq_len, grad) {
                     Ok(entered) => ready.extend(entered),
                     // it ends this contestant's race, and the others run on
                     Err(error) => {
                         log(format_args!("error: {op}, {seq_len} tokens: {error}"));
                         self.race.failed = true;
-                        self.race.stopped.push(Stop {
-                            op,
-                            seq_len,
-                            reason: error.to_string(),
-                        });
+                        self.stop(course, op, seq_len, grad, error.to_string());
                     }
                 }
                 self.bar.inc(1);
@@ -142,28 +172,53 @@ impl Track<'_> {
         Ok(())
     }
 
+    fn stop(
+        &mut self,
+        course: &Course,
+        op: &'static str,
+        seq_len: u32,
+        grad: bool,
+        reason: String,
+    ) {
+        self.race.stopped.push(Stop {
+            op,
+            batch: course.batch,
+            grad,
+            seq_len,
+            reason,
+        });
+    }
+
     /// Checks a contestant's result and makes its row; without what is to be timed if it stopped or is wrong.
     fn enter(
         &mut self,
+        course: &Course,
         contestant: &mut dyn Contestant,
         seq_len: u32,
+        grad: bool,
     ) -> Result<Option<(usize, Entry)>> {
-        let (op, course) = (contestant.op(), self.course);
-        if self.race.stopped.iter().any(|stop| stop.op == op) {
+        let op = contestant.op();
+        let mut stops = self.race.stopped.iter();
+        if stops.any(|stop| (stop.op, stop.batch, stop.grad) == (op, course.batch, grad)) {
             return Ok(None);
         }
-        if let Some(reason) = self.too_long(contestant, seq_len) {
-            self.race.stopped.push(Stop {
-                op,
-                seq_len,
-                reason,
-            });
+        if let Some(reason) = self.too_long(course, contestant, seq_len, grad) {
+            self.stop(course, op, seq_len, grad, reason);
             return Ok(None);
         }
-        let entry = contestant.enter(course, seq_len)?;
+        let entry = match grad {
+            true => contestant.enter_training(course, seq_len)?,
+            false => Some(contestant.enter(course, seq_len)?),
+        };
+        let Some(entry) = entry else {
+            return Ok(None);
+        };
         let got = entry.run(&course.gpu)?;
-        let mut row = Row::new(course, contestant, seq_len, &entry);
-        let checked = contestant.check(course, seq_len, &got);
+        let mut row = Row::new(course, contestant, seq_len, grad, &entry);
+        let checked = match grad {
+            true => contestant.check_training(course, seq_len, &got),
+            false => contestant.check(course, seq_len, &got),
+        };
         row.error = match &checked {
             Ok(error) => *error,
             // JSON has no infinity, which a NaN in the result counts as
@@ -182,17 +237,28 @@ impl Track<'_> {
         let timing = self.clock.measure(self.setup.pace.budget, |pass| {
             entry.timed.iter().for_each(|bound| bound.record(pass));
         })?;
-        self.race.rows[row].time(self.course, &timing);
+        self.race.rows[row].time(&timing);
         Ok(())
     }
 
     /// Why a contestant does not run `seq_len`, if its last time says so.
-    fn too_long(&self, contestant: &dyn Contestant, seq_len: u32) -> Option<String> {
+    fn too_long(
+        &self,
+        course: &Course,
+        contestant: &dyn Contestant,
+        seq_len: u32,
+        grad: bool,
+    ) -> Option<String> {
         let pace = &self.setup.pace;
-        let mut rows = self.race.rows.iter();
-        let last = rows.rfind(|row| row.op == contestant.op())?;
+        let rows = self.race.rows.iter();
+        let own = rows.filter(|row| row.op == contestant.op() && row.batch == course.batch);
+        // the first time with gradients tells from a forward pass, the longest that is no longer
+        let last = own
+            .filter(|row| row.grad <= grad && (!grad || row.seq_len <= seq_len))
+            .last()?;
+        let passes = if last.grad == grad { 1.0 } else { BACKWARD };
         let growth = f64::from(seq_len) / f64::from(last.seq_len);
-        let expected = 1e-6 * last.median_us? * growth.powi(contestant.order());
+        let expected = passes * 1e-6 * last.median_us? * growth.powi(contestant.order());
         // in each visit one run to warm up, one to see how long it takes, one at least to count
         let runs = 1 + 3 * VISITS;
         let samples = VISITS * pace.budget.total;

@@ -7,12 +7,16 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn race(folder: &Path, words: &[&str]) -> Output {
+    command("race", folder, words)
+}
+
+fn command(command: &str, folder: &Path, words: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_gatefold");
     let runner = std::env::var("GATEFOLD_RUNNER").unwrap_or_default();
-    let mut line = runner.split_whitespace().chain([program, "race"]);
-    let mut command = Command::new(line.next().unwrap());
-    command.args(line).args(words).arg("--out-dir").arg(folder);
-    command.output().unwrap()
+    let mut line = runner.split_whitespace().chain([program, command]);
+    let mut run = Command::new(line.next().unwrap());
+    run.args(line).args(words).arg("--out-dir").arg(folder);
+    run.output().unwrap()
 }
 
 /// Whether there is an adapter, or its absence is allowed.
@@ -43,7 +47,7 @@ const TINY: [&str; 7] = [
 
 fn check_rows(document: &Value, projections: bool) {
     let rows = document["rows"].as_array().unwrap();
-    for op in ["rnn", "lstm", "gru", "attention"] {
+    for op in ["rnn", "lstm", "gru", "mingru", "minlstm", "attention"] {
         let rows: Vec<_> = rows.iter().filter(|row| row["op"] == op).collect();
         assert_eq!(rows.len(), 2, "{op}");
         for row in rows {
@@ -63,7 +67,9 @@ fn check_rows(document: &Value, projections: bool) {
             ] {
                 assert!(number(row, name) > 0.0, "{name} of {row}");
             }
-            assert_eq!(row["us_per_step"].is_number(), op != "attention", "{row}");
+            let sequential = ["rnn", "lstm", "gru"].contains(&op);
+            assert_eq!(row["us_per_step"].is_number(), sequential, "{row}");
+            assert_eq!(row["grad"], false);
             assert_eq!(row["projections"], projections);
         }
     }
@@ -83,6 +89,22 @@ fn a_tiny_race_leaves_rows_and_a_picture() {
     assert_eq!(document["schema"], 1);
     assert_eq!(document["crossings"].as_array().unwrap().len(), 3);
     check_rows(&document, true);
+    let training = document["training"].as_array().unwrap();
+    for op in ["rnn", "lstm", "gru", "mingru", "minlstm"] {
+        let of_op = |row: &&Value| row["op"] == op && row["grad"] == true;
+        let rows: Vec<_> = training.iter().filter(of_op).collect();
+        let [row] = rows[..] else {
+            panic!("{op}: {training:?}");
+        };
+        assert_eq!(row["seq_len"], 64);
+        assert!(number(row, "error") < 1e-4, "{row}");
+        assert!(number(row, "median_us") > 0.0, "{row}");
+        // gates are kept, beside all that a forward pass needs
+        let forward = document["rows"].as_array().unwrap().iter();
+        let mut forward = forward.filter(|row| row["op"] == op && row["seq_len"] == 64);
+        let needed = number(forward.next().unwrap(), "memory_bytes");
+        assert!(number(row, "memory_bytes") > needed, "{row}");
+    }
 
     let svg = fs::read_to_string(folder.path().join("race.svg")).unwrap();
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
@@ -113,6 +135,72 @@ fn without_projections_and_with_a_batch_as_json() {
     check_rows(&document, false);
     let text = fs::read_to_string(folder.path().join("race.json")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), document);
+}
+
+#[test]
+fn several_batches_are_swept() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["--batch", "2,1", "--no-training", "--seq-len", "16"];
+    let tiny = [
+        "--quick",
+        "--width",
+        "32",
+        "--seconds",
+        "0.02",
+        "-o",
+        "json",
+    ];
+    let output = race(folder.path(), &[&tiny[..], &words].concat());
+    if skipped(&output) {
+        return;
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["batch"], 2);
+    let rows = document["rows"].as_array().unwrap();
+    let batches: Vec<_> = rows
+        .iter()
+        .map(|row| row["shape"]["batch"].as_u64())
+        .collect();
+    assert_eq!(batches, [[Some(2); 6], [Some(1); 6]].concat());
+    assert!(document["training"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn gradients_leave_a_picture_and_norms() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["--seq-len", "12", "--hidden-size", "9", "--clip", "0.5"];
+    let output = command("gradients", folder.path(), &words);
+    if skipped(&output) {
+        return;
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let text = fs::read_to_string(folder.path().join("gradients.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let rows = document["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 14);
+    for row in rows {
+        let norms = row["norms"].as_array().unwrap();
+        assert_eq!(norms.len(), 12);
+        assert!(number(row, "error") < 1e-3, "{row}");
+        let most = if row["clipped"] == true {
+            0.5
+        } else {
+            f64::MAX
+        };
+        let within = |norm: &Value| norm.as_f64().unwrap() <= most * (1.0 + 1e-6);
+        assert!(norms.iter().all(within), "{row}");
+    }
+    let per_step = |network: &str| {
+        let of = |row: &&Value| row["network"] == network && row["clipped"] == false;
+        number(rows.iter().find(of).unwrap(), "per_step")
+    };
+    assert!((per_step("RNN, radius 0.9") - 0.9).abs() < 1e-3);
+    assert!((per_step("RNN, radius 1.1") - 1.1).abs() < 1e-3);
+    let svg = fs::read_to_string(folder.path().join("gradients.svg")).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.contains("forget bias 1"));
 }
 
 #[test]

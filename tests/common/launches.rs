@@ -5,9 +5,14 @@ use std::collections::HashMap;
 use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape};
 use gatefold::{AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Causal};
+use gatefold::{
+    Candidate, MinCell, MinRecurrentBackwardGiven, MinRecurrentConfig, MinRecurrentGiven,
+    MinRecurrentShape,
+};
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape};
 use gatefold::{Chosen, ElementType, GemmConfig, GemmShape, Tier};
+use gatefold::{ScanBackwardGiven, ScanConfig, ScanGiven, ScanShape};
 
 /// What each operation runs on a device: one line per operation.
 const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
@@ -17,6 +22,8 @@ const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
     recurrent,
     recurrent_probe,
     gradient_clip,
+    scan,
+    min_recurrent,
     peak,
 ];
 
@@ -279,6 +286,78 @@ fn peak(_: &Capabilities) -> Vec<Launch> {
         .into_iter()
         .map(launch)
         .collect()
+}
+
+fn scan(device: &Capabilities) -> Vec<Launch> {
+    let mut all = Vec::new();
+    let config = ScanConfig::default();
+    for (width, lengths) in [(5, false), (70_000, true)] {
+        let shape = ScanShape {
+            seq_len: 300,
+            batch: 1,
+            width,
+        };
+        let given = ScanGiven {
+            h_0: true,
+            lengths,
+            h_n: true,
+        };
+        all.extend(launches(config.plan(device, shape, given).unwrap()));
+        for grad_output in [false, true] {
+            let given = ScanBackwardGiven {
+                h_0: true,
+                lengths,
+                grad_output,
+                grad_h_n: true,
+                grad_h_0: true,
+            };
+            all.extend(launches(
+                config.plan_backward(device, shape, given).unwrap(),
+            ));
+        }
+    }
+    all
+}
+
+fn min_recurrent(device: &Capabilities) -> Vec<Launch> {
+    let mut all = Vec::new();
+    let shape = MinRecurrentShape {
+        seq_len: 300,
+        batch: 2,
+    };
+    for cell in [MinCell::Gru, MinCell::Lstm] {
+        for candidate in [Candidate::Linear, Candidate::Positive] {
+            for lengths in [false, true] {
+                let config = MinRecurrentConfig {
+                    cell,
+                    candidate,
+                    num_layers: 2,
+                    ..Default::default()
+                };
+                let packs = config.pack_dispatches().into_iter();
+                all.extend(packs.map(|pack| (Variant::Portable, pack)));
+                let given = MinRecurrentGiven {
+                    h_0: true,
+                    lengths,
+                    h_n: true,
+                    reserve: lengths,
+                };
+                all.extend(launches(config.plan(device, shape, given).unwrap()));
+                let given = MinRecurrentBackwardGiven {
+                    h_0: true,
+                    lengths,
+                    grad_output: lengths,
+                    grad_h_n: true,
+                    grad_input: true,
+                    grad_h_0: true,
+                };
+                all.extend(launches(
+                    config.plan_backward(device, shape, given).unwrap(),
+                ));
+            }
+        }
+    }
+    all
 }
 
 /// Devices that stand for the kinds there are: GPUs and CPUs, with subgroups of one size, of several or none.

@@ -4,8 +4,10 @@
 pub mod additive_attention;
 pub mod attention;
 pub mod launches;
+pub mod min_recurrent;
 pub mod recurrent;
 pub mod recurrent_backward;
+pub mod scan;
 
 use std::sync::OnceLock;
 
@@ -48,6 +50,13 @@ pub fn guises(gpu: &Gpu) -> Vec<Gpu> {
         }
     }
     guises
+}
+
+/// The guises of the device of this test binary, made once: what one test has compiled serves the others.
+pub fn shared_guises() -> Option<&'static [Gpu]> {
+    static GUISES: OnceLock<Vec<Gpu>> = OnceLock::new();
+    let gpu = gpu()?;
+    Some(GUISES.get_or_init(|| guises(gpu)))
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): small, and the same everywhere.
@@ -106,6 +115,10 @@ impl Output {
         let output = Self { buffer, len };
         output.poison(gpu);
         output
+    }
+
+    pub fn slice(&self) -> wgpu::BufferSlice<'_> {
+        self.buffer.slice(..)
     }
 
     pub fn poison(&self, gpu: &Gpu) {

@@ -58,8 +58,8 @@ impl Output {
         })
     }
 
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn slice(&self) -> wgpu::BufferSlice<'_> {

@@ -26,4 +26,11 @@ impl Random {
             })
             .collect()
     }
+
+    /// In `-bound..bound`.
+    pub fn uniform(&mut self, len: usize, bound: f32) -> Vec<f32> {
+        (0..len)
+            .map(|_| bound * (2.0 * self.0.random::<f32>() - 1.0))
+            .collect()
+    }
 }

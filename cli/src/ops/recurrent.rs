@@ -1,6 +1,6 @@
 //! RNN, LSTM and GRU over whole sequences, as far as the library has them.
 
-mod call;
+pub mod call;
 mod cases;
 mod check;
 mod gradients;

@@ -54,34 +54,48 @@ pub struct Course {
     pub longest: u32,
     /// `[longest, batch, width]`: a shorter race reads the beginning of it.
     pub input: wgpu::Buffer,
+    /// Like `input`, as far as there is training: what arrives at the outputs in a backward pass.
+    pub grad_output: wgpu::Buffer,
     tokens: Vec<f32>,
+    grads: Vec<f32>,
 }
 
 impl Course {
     /// Sequence `i` of the batch reads `longest` bytes from byte `i * longest` on, and from the start again
     /// behind the end of the text.
-    pub fn new(gpu: Gpu, setup: &Setup, text: &Text, projections: bool) -> Result<Self> {
+    pub fn new(
+        gpu: Gpu,
+        setup: &Setup,
+        batch: u32,
+        text: &Text,
+        projections: bool,
+    ) -> Result<Self> {
         let width = setup.width as usize;
-        let (batch, longest) = (setup.batch as usize, setup.longest() as usize);
+        let (rows, longest) = (batch as usize, setup.longest() as usize);
         // unit variance, as an embedding is initialised
         let table = Random::new("embedding").uniform(256 * width, 3.0_f32.sqrt());
-        let mut tokens = Vec::with_capacity(longest * batch * width);
+        let mut tokens = Vec::with_capacity(longest * rows * width);
         for time in 0..longest {
-            for sequence in 0..batch {
+            for sequence in 0..rows {
                 let byte = text.bytes[(sequence * longest + time) % text.bytes.len()];
                 tokens.extend(&table[usize::from(byte) * width..][..width]);
             }
         }
         let input = gpu.upload("tokens", &tokens)?;
+        let trained = setup.training.last().copied().unwrap_or_default() as usize;
+        let grads = Random::new("gradients").uniform(trained * rows * width, 1.0);
+        let grad_output = gpu.upload("gradients", &grads)?;
         Ok(Self {
             gpu,
             width: setup.width,
             heads: setup.heads,
-            batch: setup.batch,
+            batch,
             projections,
             longest: setup.longest(),
             input,
+            grad_output,
             tokens,
+            grads,
         })
     }
 
@@ -110,6 +124,11 @@ impl Course {
     /// The vectors of one sequence.
     pub fn tokens<R: Real>(&self, sequence: usize, steps: Range<usize>) -> Vec<R> {
         convert(&self.pick(&self.tokens, sequence, steps))
+    }
+
+    /// The gradients that arrive at the outputs of one sequence.
+    pub fn gradients<R: Real>(&self, sequence: usize, steps: Range<usize>) -> Vec<R> {
+        convert(&self.pick(&self.grads, sequence, steps))
     }
 
     /// `steps` of one sequence of a tensor `[seq_len, batch, width]`.

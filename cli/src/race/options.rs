@@ -34,16 +34,22 @@ pub struct Options {
     /// Heads of the attention [default: of 64 numbers each; quick: 32]
     #[arg(long)]
     pub heads: Option<u32>,
-    /// Sequences at once
-    #[arg(long, default_value_t = 1)]
-    pub batch: u32,
+    /// Sequences at once; the first of a list is drawn [default: 1]
+    #[arg(long)]
+    pub batch: Vec<List>,
+    /// Lengths at which a forward and a backward pass are timed too [default: 128,512; quick: 64,256]
+    #[arg(long, value_name = "LIST")]
+    pub train_len: Vec<List>,
+    /// Forward passes only
+    #[arg(long, conflicts_with = "train_len")]
+    pub no_training: bool,
     /// Time the steps alone and the attention alone, with what the projections made already in memory
     #[arg(long)]
     pub no_projections: bool,
-    /// Seconds of each of the two visits to a point, the quieter of which counts [default: 1; quick: 0.4]
+    /// Seconds of each of the two visits to a point, the quieter of which counts [default: 0.7; quick: 0.25]
     #[arg(long, value_parser = args::seconds)]
     pub seconds: Option<f64>,
-    /// A contestant stops before a point that would take more seconds [default: 40; quick: 10]
+    /// A contestant stops before a point that would take more seconds [default: 30; quick: 8]
     #[arg(long, value_parser = args::seconds)]
     pub limit: Option<f64>,
 }
@@ -55,7 +61,10 @@ pub struct Setup {
     pub lengths: Vec<u32>,
     pub width: u32,
     pub heads: u32,
-    pub batch: u32,
+    /// As they were given, each once.
+    pub batches: Vec<u32>,
+    /// Ascending, none above the longest.
+    pub training: Vec<u32>,
     pub pace: Pace,
 }
 
@@ -105,27 +114,52 @@ impl Options {
         lengths.sort_unstable();
         lengths.dedup();
         let (first, last) = (lengths[0], lengths[lengths.len() - 1]);
-        let numbers = u64::from(last) * u64::from(width) * u64::from(self.batch);
-        if first == 0 || self.batch == 0 || numbers > MOST_NUMBERS {
-            return Err(Error::usage(format_args!(
-                "--seq-len {last} x --batch {} x --width {width}: expected 1 to 2^30 numbers",
-                self.batch
-            )));
+        let mut batches = Vec::new();
+        for batch in list::values(&self.batch).unwrap_or(vec![1]) {
+            let numbers = u64::from(last) * u64::from(width) * u64::from(batch);
+            if first == 0 || batch == 0 || numbers > MOST_NUMBERS {
+                return Err(Error::usage(format_args!(
+                    "--seq-len {last} x --batch {batch} x --width {width}: expected 1 to 2^30 numbers"
+                )));
+            }
+            if !batches.contains(&batch) {
+                batches.push(batch);
+            }
         }
+        let training = self.training(last)?;
         Ok(Setup {
             lengths,
             width,
             heads,
-            batch: self.batch,
+            batches,
+            training,
             pace: self.pace(),
         })
     }
 
+    fn training(&self, longest: u32) -> Result<Vec<u32>> {
+        if self.no_training || self.no_projections {
+            return Ok(Vec::new());
+        }
+        let usual = if self.quick { [64, 256] } else { [128, 512] };
+        let Some(mut lengths) = list::values(&self.train_len) else {
+            return Ok(usual.into_iter().filter(|&len| len <= longest).collect());
+        };
+        lengths.sort_unstable();
+        lengths.dedup();
+        if lengths[0] == 0 || lengths[lengths.len() - 1] > longest {
+            return Err(Error::usage(format_args!(
+                "--train-len: expected 1 to the longest --seq-len, {longest}"
+            )));
+        }
+        Ok(lengths)
+    }
+
     fn pace(&self) -> Pace {
         let (seconds, samples, peak, point, total) = if self.quick {
-            (0.4, 10, 0.05, 10.0, 45.0)
+            (0.25, 10, 0.05, 8.0, 40.0)
         } else {
-            (1.0, 20, 0.15, 40.0, 900.0)
+            (0.7, 20, 0.15, 30.0, 150.0)
         };
         Pace {
             budget: Budget {
@@ -164,7 +198,8 @@ mod tests {
     #[test]
     fn defaults() {
         let full = setup("").unwrap();
-        assert_eq!((full.width, full.heads, full.batch), (256, 4, 1));
+        assert_eq!((full.width, full.heads), (256, 4));
+        assert_eq!((full.batches, full.training), (vec![1], vec![128, 512]));
         assert_eq!(full.lengths, [128, 256, 512, 1024, 2048, 4096, 8192]);
         let quick = setup("--quick").unwrap();
         assert_eq!(quick.lengths, [64, 128, 256, 512, 1024, 2048, 4096]);
@@ -174,6 +209,15 @@ mod tests {
     fn lengths_are_sorted_and_none_comes_twice() {
         let lengths = setup("--seq-len 64,32 --seq-len 32").unwrap().lengths;
         assert_eq!(lengths, [32, 64]);
+    }
+
+    #[test]
+    fn training_stays_within_the_race() {
+        assert_eq!(setup("--quick --seq-len 32,64").unwrap().training, [64]);
+        assert!(setup("--no-training").unwrap().training.is_empty());
+        assert_eq!(setup("--train-len 300,8").unwrap().training, [8, 300]);
+        assert!(setup("--seq-len 64 --train-len 65").is_err());
+        assert_eq!(setup("--batch 16,1,16").unwrap().batches, [16, 1]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! where attention overtakes a recurrence.
 
 mod axes;
-mod canvas;
+pub mod canvas;
 
 use plotters::style::RGBColor;
 
@@ -13,15 +13,17 @@ use crate::error::Result;
 use axes::Axes;
 use canvas::{Canvas, Ink, Place};
 
-const INK: RGBColor = RGBColor(34, 34, 34);
-const SOFT: RGBColor = RGBColor(95, 95, 95);
-const FAINT: RGBColor = RGBColor(150, 150, 150);
+pub const INK: RGBColor = RGBColor(34, 34, 34);
+pub const SOFT: RGBColor = RGBColor(95, 95, 95);
+pub const FAINT: RGBColor = RGBColor(150, 150, 150);
 
 /// Of Okabe and Ito, told apart by all eyes, in the order of [`OPS`].
-const COLORS: [RGBColor; 4] = [
+pub const COLORS: [RGBColor; 6] = [
     RGBColor(204, 121, 167),
     RGBColor(0, 114, 178),
     RGBColor(0, 158, 115),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
     RGBColor(213, 94, 0),
 ];
 
@@ -46,7 +48,7 @@ pub fn draw(race: &Race) -> Result<String> {
 
 /// From the fastest sample to the slowest, of each point.
 fn spans(race: &Race) -> Vec<(u32, [f64; 2])> {
-    let rows = race.rows.iter();
+    let rows = race.drawn();
     rows.filter_map(|row| Some((row.seq_len, [row.p5_us?, row.p95_us?])))
         .collect()
 }
@@ -96,7 +98,7 @@ fn finding(race: &Race) -> String {
 
 fn lines(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
     for (i, op) in OPS.iter().enumerate() {
-        for row in race.rows.iter().filter(|row| row.op == *op) {
+        for row in race.drawn().filter(|row| row.op == *op) {
             if let (Some(low), Some(high)) = (row.p5_us, row.p95_us) {
                 let ends = [low, high].map(|us| axes.place(row.seq_len.into(), us));
                 canvas.line(&ends, COLORS[i], 2)?;
@@ -120,7 +122,7 @@ fn lines(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
 /// The name of each line with its last time, spread so that none hides another.
 fn end_labels(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
     const GAP: i32 = 40;
-    let longest = race.rows.iter().map(|row| row.seq_len).max();
+    let longest = race.drawn().map(|row| row.seq_len).max();
     let mut ends: Vec<_> = OPS
         .iter()
         .enumerate()
@@ -140,13 +142,13 @@ fn end_labels(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
         if Some(length) != longest {
             (time, size) = (format!("{time} at {length}"), 23);
         }
-        canvas.text(&time, (x + 166, y), Ink::plain(size, COLORS[i]))?;
+        canvas.text(&time, (x + 174, y), Ink::plain(size, COLORS[i]))?;
     }
     Ok(())
 }
 
 /// `wanted` heights, ascending, at least `gap` apart and none below `lowest`.
-fn spread(wanted: &[i32], gap: i32, lowest: i32) -> Vec<i32> {
+pub fn spread(wanted: &[i32], gap: i32, lowest: i32) -> Vec<i32> {
     let mut heights = wanted.to_vec();
     for _ in 0..100 {
         for i in 1..heights.len() {
@@ -234,8 +236,10 @@ fn rings(canvas: &Canvas<'_>, axes: &Axes, race: &Race) -> Result<()> {
 
 fn footer(canvas: &Canvas<'_>, race: &Race) -> Result<()> {
     let steps = OPS.iter().enumerate().filter_map(|(i, op)| {
-        let mut rows = race.rows.iter();
-        let last = rows.rfind(|row| row.op == *op && row.us_per_step.is_some())?;
+        let rows = race.drawn();
+        let last = rows
+            .filter(|row| row.op == *op && row.us_per_step.is_some())
+            .last()?;
         Some((i, last.us_per_step?))
     });
     let mut x = 60;

@@ -24,7 +24,7 @@ struct Frame {
     times: [f64; 2],
 }
 
-pub const MARKS: [char; 4] = ['▲', '■', '◆', '●'];
+pub const MARKS: [char; 6] = ['▲', '■', '◆', '▼', '★', '●'];
 
 fn style(series: usize) -> Style {
     let style = Style::new();
@@ -32,6 +32,8 @@ fn style(series: usize) -> Style {
         0 => style.magenta(),
         1 => style.blue(),
         2 => style.green(),
+        3 => style.cyan(),
+        4 => style.yellow(),
         _ => style.red(),
     }
 }
@@ -58,20 +60,30 @@ fn lines(series: &[Vec<Point>], columns: usize) -> Vec<String> {
             canvas.mark(frame.place(point), i);
         }
     }
-    let legend = OPS.iter().enumerate().map(|(i, op)| {
-        let mark = style(i).apply_to(MARKS[i]);
-        format!("{mark} {}", words::op(op))
-    });
-    let mut lines = vec![format!(
-        "{:LEFT$} {}",
-        "time",
-        legend.collect::<Vec<_>>().join("   ")
-    )];
+    let mut lines = legend(columns);
     for row in 0..ROWS {
         lines.push(format!("{}{}", frame.time_label(row), canvas.row(row)));
     }
     lines.push(format!("{:LEFT$}└{}", "", "─".repeat(columns)));
     lines.push(frame.length_labels(&series.concat(), columns));
+    lines
+}
+
+/// The marks and names, in as many lines as they need.
+fn legend(columns: usize) -> Vec<String> {
+    let mut lines = vec![format!("{:LEFT$}", "time")];
+    let mut width = 0;
+    for (i, op) in OPS.iter().enumerate() {
+        let name = words::op(op);
+        let needed = 4 + name.chars().count();
+        if width > 0 && width + needed > columns {
+            lines.push(format!("{:LEFT$}", ""));
+            width = 0;
+        }
+        let (gap, last) = (if width == 0 { " " } else { "   " }, lines.len() - 1);
+        lines[last] += &format!("{gap}{} {name}", style(i).apply_to(MARKS[i]));
+        width += needed + 1;
+    }
     lines
 }
 
@@ -196,7 +208,14 @@ mod tests {
 
     fn series() -> Vec<Vec<Point>> {
         let lengths = [64, 128, 256, 512, 1024];
-        let lines = [(1, 3.0), (1, 20.0), (1, 15.0), (2, 0.02)];
+        let lines = [
+            (1, 3.0),
+            (1, 20.0),
+            (1, 15.0),
+            (1, 0.3),
+            (1, 0.5),
+            (2, 0.02),
+        ];
         lines
             .map(|(order, factor)| {
                 lengths
@@ -232,7 +251,7 @@ mod tests {
     #[test]
     fn a_single_point_is_drawn() {
         console::set_colors_enabled(false);
-        let text = lines(&[vec![(64, 5.0)], vec![], vec![], vec![]], 40).join("\n");
+        let text = lines(&[vec![(64, 5.0)], vec![]], 40).join("\n");
         assert!(text.matches('▲').count() == 2, "{text}");
     }
 }

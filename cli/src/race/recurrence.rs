@@ -4,43 +4,32 @@ use std::ops::Range;
 
 use gatefold::kernel::Dispatch;
 use gatefold::reference::Real;
-use gatefold::reference::compare::{Difference, Tolerance, compare};
-use gatefold::reference::recurrent::{self as reference, Initial, Problem, Weights};
+use gatefold::reference::compare::Difference;
+use gatefold::reference::recurrent::{
+    self as reference, Initial, Problem, Upstream, Weights, recurrent_backward,
+};
 use gatefold::{
-    Cell, Direction, Recurrent, RecurrentBuffers, RecurrentConfig, RecurrentShape,
-    RecurrentWeights, wgpu,
+    Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers, RecurrentBackwardGiven,
+    RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape, RecurrentWeights, wgpu,
 };
 use serde_json::{Value, json};
 
 use super::Contestant;
 use super::course::{Course, Entry, Facts, Random};
+use super::windows::{Reference, Windows, check_gradients};
 use crate::error::Result;
-
-/// Steps from the start that are compared with the reference: it takes as long as many runs of the kernel.
-const HEAD: usize = 256;
-/// Steps before the end that are compared too.
-const TAIL: usize = 32;
-/// Steps that the reference runs from a state of zeros before the tail: by then these weights have
-/// forgotten which state it was, to less than f32 can hold.
-const WARM_UP: usize = 192;
 
 pub struct Recurrence {
     cell: Cell,
     operation: Recurrent,
     weights: Weights<f32>,
     packed: wgpu::Buffer,
-    /// The outputs of the steps from the start, of each judged sequence.
-    head: Option<(Vec<f64>, Vec<f32>)>,
+    windows: Windows,
 }
 
 impl Recurrence {
     pub fn new(course: &Course, cell: Cell) -> Result<Self> {
-        let config = RecurrentConfig {
-            cell,
-            input_size: course.width,
-            hidden_size: course.width,
-            ..Default::default()
-        };
+        let config = Self::config(cell, course);
         let operation = Recurrent::new(course.gpu.context(), config)?;
         let weights = weights(cell, course.width as usize);
         let packed = pack(course, &operation, &weights)?;
@@ -49,61 +38,85 @@ impl Recurrence {
             operation,
             weights,
             packed,
-            head: None,
+            windows: Windows::default(),
         })
     }
 
-    /// The output of `steps` of the judged sequences, of which those from `first` on are kept.
+    fn problem(&self, course: &Course, steps: &Range<usize>) -> Problem {
+        let width = course.width as usize;
+        problem(self.cell, width, steps.len())
+    }
+
+    fn config(cell: Cell, course: &Course) -> RecurrentConfig {
+        RecurrentConfig {
+            cell,
+            input_size: course.width,
+            hidden_size: course.width,
+            ..Default::default()
+        }
+    }
+}
+
+fn problem(cell: Cell, width: usize, seq_len: usize) -> Problem {
+    Problem {
+        cell,
+        input_size: width,
+        hidden_size: width,
+        proj_size: None,
+        num_layers: 1,
+        direction: Direction::Forward,
+        dropout: 0.0,
+        seed: 0,
+        activations: None,
+        clip: None,
+        truncate: None,
+        seq_len,
+        batch: 1,
+    }
+}
+
+fn zeros<'a, R>() -> Initial<'a, R> {
+    Initial {
+        h_0: None,
+        c_0: None,
+        lengths: None,
+    }
+}
+
+impl Reference for Recurrence {
     fn expected<R: Real>(&self, course: &Course, first: usize, steps: Range<usize>) -> Vec<R> {
         let width = course.width as usize;
-        let problem = Problem {
-            cell: self.cell,
-            input_size: width,
-            hidden_size: width,
-            proj_size: None,
-            num_layers: 1,
-            direction: Direction::Forward,
-            dropout: 0.0,
-            seed: 0,
-            activations: None,
-            clip: None,
-            truncate: None,
-            seq_len: steps.len(),
-            batch: 1,
-        };
-        let weights = self.weights.convert();
-        let zeros = Initial {
-            h_0: None,
-            c_0: None,
-            lengths: None,
-        };
+        let problem = self.problem(course, &steps);
+        let weights = [self.weights.convert()];
         let sequences = course.judged().into_iter();
         sequences
             .flat_map(|sequence| {
                 let input: Vec<R> = course.tokens(sequence, steps.clone());
-                let weights = std::slice::from_ref(&weights);
-                let all = reference::recurrent(&problem, &input, weights, zeros).output;
+                let all = reference::recurrent(&problem, &input, &weights, zeros()).output;
                 all[(first - steps.start) * width..].to_vec()
             })
             .collect()
     }
 
-    fn compare(
-        &self,
-        course: &Course,
-        steps: Range<usize>,
-        got: &[f32],
-        (truth, yardstick): (&[f64], &[f32]),
-    ) -> Result<f64, Difference> {
-        let judged = course.judged();
-        let shape = [judged.len(), steps.len(), course.width as usize];
-        let got: Vec<f32> = judged
-            .into_iter()
-            .flat_map(|sequence| course.pick(got, sequence, steps.clone()))
-            .collect();
-        let tolerance = Tolerance::RECURRENT;
-        let agreement = compare("output", &shape, &got, truth, yardstick, tolerance)?;
-        Ok(agreement.error)
+    fn gradients<R: Real>(&self, course: &Course, first: usize, steps: Range<usize>) -> Vec<R> {
+        let width = course.width as usize;
+        let problem = self.problem(course, &steps);
+        let weights = [self.weights.convert()];
+        let sequences = course.judged().into_iter();
+        sequences
+            .flat_map(|sequence| {
+                let input: Vec<R> = course.tokens(sequence, steps.clone());
+                let grad: Vec<R> = course.gradients(sequence, steps.clone());
+                let upstream = Upstream {
+                    output: Some(&grad[..]),
+                    h_n: None,
+                    c_n: None,
+                };
+                let [gradients, _] =
+                    recurrent_backward(&problem, &input, &weights, zeros(), upstream);
+                gradients.input[(first - steps.start) * width..].to_vec()
+            })
+            .collect()
     }
 }
 
@@ -170,38 +183,106 @@ impl Contestant for Recurrence {
     }
 
     fn check(&mut self, course: &Course, seq_len: u32, got: &[f32]) -> Result<f64, Difference> {
-        let (width, seq_len) = (course.width as usize, seq_len as usize);
-        let most = HEAD.min(course.longest as usize);
-        let (truth, yardstick) = match self.head.take() {
-            Some(head) => head,
-            None => (
-                self.expected(course, 0, 0..most),
-                self.expected(course, 0, 0..most),
-            ),
-        };
-        let len = seq_len.min(HEAD);
-        let expected = (
-            &*first_of_each(&truth, most * width, len * width),
-            &*first_of_each(&yardstick, most * width, len * width),
-        );
-        let compared = self.compare(course, 0..len, got, expected);
-        self.head = Some((truth, yardstick));
-        let mut worst = compared?;
-        if seq_len > HEAD {
-            let tail = seq_len.saturating_sub(TAIL).max(HEAD);
-            let steps = tail - WARM_UP..seq_len;
-            let truth = self.expected(course, tail, steps.clone());
-            let yardstick = self.expected(course, tail, steps);
-            let error = self.compare(course, tail..seq_len, got, (&truth, &yardstick))?;
-            worst = f64::max(worst, error);
-        }
-        Ok(worst)
+        let mut windows = std::mem::take(&mut self.windows);
+        let checked = windows.check(self, course, seq_len, got);
+        self.windows = windows;
+        checked
     }
-}
 
-fn first_of_each<R: Real>(values: &[R], each: usize, len: usize) -> Vec<R> {
-    let parts = values.chunks_exact(each);
-    parts.flat_map(|part| &part[..len]).copied().collect()
+    fn enter_training(&self, course: &Course, seq_len: u32) -> Result<Option<Entry>> {
+        let gpu = &course.gpu;
+        let shape = RecurrentShape {
+            seq_len,
+            batch: course.batch,
+            seed: 0,
+        };
+        let config = RecurrentConfig {
+            gradients: true,
+            ..Self::config(self.cell, course)
+        };
+        let operation = Recurrent::new(gpu.context(), config)?;
+        let packed = pack(course, &operation, &self.weights)?;
+        let given = Given {
+            reserve: true,
+            ..Default::default()
+        };
+        let given_backward = RecurrentBackwardGiven {
+            grad_output: true,
+            grad_input: true,
+            parameters: true,
+            bias: true,
+            ..Default::default()
+        };
+        let forward = operation.plan(shape, given)?;
+        let tier = forward.describe.split(',').next().map(str::to_owned);
+        let plan = forward.then(operation.plan_backward(shape, given_backward)?);
+        let (reserve_size, scratch_size) = (
+            operation.reserve_size(shape)?,
+            operation
+                .backward_scratch_size(shape)?
+                .max(plan.scratch_size),
+        );
+        let buffer = |name, size: u64| gpu.zeros(name, size.max(4));
+        let scratch = buffer("scratch", scratch_size)?;
+        let reserve = buffer("reserve", reserve_size)?;
+        let rows = u64::from(self.cell.num_gates()) * u64::from(course.width);
+        let weight_size = 4 * rows * u64::from(course.width);
+        let weights = [weight_size, weight_size, 4 * rows, 4 * rows]
+            .map(|size| buffer("gradient of a weight", size));
+        let [weight_ih, weight_hh, bias_ih, bias_hh] = weights;
+        let (weight_ih, weight_hh) = (weight_ih?, weight_hh?);
+        let (bias_ih, bias_hh) = (bias_ih?, bias_hh?);
+        let grad_weights = [RecurrentGradients {
+            weight_ih: weight_ih.slice(..),
+            weight_hh: weight_hh.slice(..),
+            bias: Some((bias_ih.slice(..), bias_hh.slice(..))),
+            peephole: None,
+            weight_hr: None,
+        }];
+        let output = course.output(seq_len)?;
+        let grad_input = course.output(seq_len)?;
+        let (input, packed) = (course.input.slice(..), packed.slice(..));
+        let buffers = RecurrentBuffers {
+            reserve: Some(reserve.slice(..)),
+            ..RecurrentBuffers::new(input, packed, output.slice(), scratch.slice(..))
+        };
+        let forward = operation.bind(shape, buffers)?;
+        let buffers = RecurrentBackwardBuffers {
+            grad_output: Some(course.grad_output.slice(..)),
+            grad_input: Some(grad_input.slice()),
+            grad_weights: &grad_weights,
+            ..RecurrentBackwardBuffers::new(input, packed, reserve.slice(..), scratch.slice(..))
+        };
+        let backward = operation.bind_backward(shape, buffers)?;
+        // input, output and their gradients; the weights and theirs
+        let memory_bytes = course.size(seq_len, 4 * course.width)
+            + operation.packed_size()
+            + 2 * (weight_size + 4 * rows)
+            + reserve_size
+            + scratch_size;
+        let facts = Facts {
+            variant: plan.variant.to_string(),
+            tier,
+            kernel: plan.describe,
+            flops: plan.flops,
+            bytes: plan.bytes,
+            memory_bytes,
+        };
+        Ok(Some(Entry::whole(
+            facts,
+            grad_input,
+            vec![forward, backward],
+        )))
+    }
+
+    fn check_training(
+        &mut self,
+        course: &Course,
+        seq_len: u32,
+        got: &[f32],
+    ) -> Result<f64, Difference> {
+        check_gradients(self, course, seq_len, got)
+    }
 }
 
 fn name(cell: Cell) -> &'static str {
@@ -246,6 +327,7 @@ fn pack(course: &Course, operation: &Recurrent, weights: &Weights<f32>) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use super::super::windows::{TAIL, WARM_UP};
     use super::*;
 
     /// What the judgement of a tail builds on.
@@ -253,21 +335,7 @@ mod tests {
     fn the_state_is_forgotten_within_the_warm_up() {
         let width = 24;
         for cell in [Cell::RnnTanh, Cell::Lstm, Cell::Gru] {
-            let problem = Problem {
-                cell,
-                input_size: width,
-                hidden_size: width,
-                proj_size: None,
-                num_layers: 1,
-                direction: Direction::Forward,
-                dropout: 0.0,
-                seed: 0,
-                activations: None,
-                clip: None,
-                truncate: None,
-                seq_len: WARM_UP + TAIL,
-                batch: 1,
-            };
+            let problem = problem(cell, width, WARM_UP + TAIL);
             let weights = weights(cell, width);
             let weights = weights.convert::<f64>();
             let input = Random::new("input").uniform((WARM_UP + TAIL) * width, 3.0_f32.sqrt());

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use gatefold::Gpu;
 use gatefold::clock::Timing;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -23,10 +24,14 @@ pub struct Race {
     pub text: Source,
     pub width: u32,
     pub heads: u32,
+    /// Of the picture and the crossings: the first of the batches.
     pub batch: u32,
+    pub batches: Vec<u32>,
     pub projections: bool,
     checked: &'static str,
     pub rows: Vec<Row>,
+    /// Forward and backward passes together.
+    pub training: Vec<Row>,
     pub crossings: Vec<Crossing>,
     pub stopped: Vec<Stop>,
     /// Whether a result was wrong or a point could not be run.
@@ -67,6 +72,10 @@ pub struct Row {
     pub error: f64,
     pub clock: Option<&'static str>,
     projections: bool,
+    /// Whether the backward pass is part of it.
+    pub grad: bool,
+    #[serde(skip)]
+    pub batch: u32,
     #[serde(skip)]
     flops: f64,
     #[serde(skip)]
@@ -77,21 +86,33 @@ pub struct Row {
 #[derive(Debug, Serialize)]
 pub struct Stop {
     pub op: &'static str,
+    pub batch: u32,
+    pub grad: bool,
     /// The length it did not run.
     pub seq_len: u32,
     pub reason: String,
 }
 
 const CHECKED: &str = "against the f64 reference, at every length: a recurrence in its first 256 steps and \
-                       its last 32, attention in queries at both ends, at tiles' edges and in between; the \
-                       first and the last sequence of the batch";
+                       its last 32, attention in queries at both ends, at tiles' edges and in between, training \
+                       in the gradients of the last 32 inputs; the first and the last sequence of the batch";
 
 pub const EMBEDDING: &str = "a fixed table of 256 vectors, gathered on the host before the race";
 
-pub const OPS: [&str; 4] = ["rnn", "lstm", "gru", "attention"];
+/// The last is what the others are compared with.
+pub const OPS: [&str; 6] = ["rnn", "lstm", "gru", "mingru", "minlstm", "attention"];
+
+/// Those that take one step after another.
+const SEQUENTIAL: [&str; 3] = ["rnn", "lstm", "gru"];
 
 impl Row {
-    pub fn new(course: &Course, contestant: &dyn Contestant, seq_len: u32, entry: &Entry) -> Self {
+    pub fn new(
+        course: &Course,
+        contestant: &dyn Contestant,
+        seq_len: u32,
+        grad: bool,
+        entry: &Entry,
+    ) -> Self {
         let facts = &entry.facts;
         let shape = contestant.shape(course, seq_len);
         Self {
@@ -118,13 +139,15 @@ impl Row {
             error: 0.0,
             clock: None,
             projections: course.projections,
+            grad,
+            batch: course.batch,
             flops: facts.flops,
             bytes: facts.bytes,
         }
     }
 
     /// The times of a visit, unless one before was quieter.
-    pub fn time(&mut self, course: &Course, timing: &Timing) {
+    pub fn time(&mut self, timing: &Timing) {
         let us = timing.median_us;
         if self.median_us.is_some_and(|before| before <= us) {
             return;
@@ -133,7 +156,7 @@ impl Row {
         self.p5_us = Some(timing.p5_us);
         self.p95_us = Some(timing.p95_us);
         self.us_per_step = self.tier.is_some().then(|| us / f64::from(self.seq_len));
-        self.tokens_per_s = Some(1e6 * f64::from(course.rows(self.seq_len)) / us);
+        self.tokens_per_s = Some(1e6 * f64::from(self.batch) * f64::from(self.seq_len) / us);
         self.gflops = Some(1e-3 * self.flops / us);
         self.gbytes_per_s = Some(1e-3 * self.bytes / us);
         self.clock = Some(timing.clock.name());
@@ -141,13 +164,14 @@ impl Row {
 }
 
 impl Race {
-    pub fn new(course: &Course, setup: &Setup, text: &Text) -> Self {
-        let bytes_used = course.rows(setup.longest()) as usize;
+    pub fn new(gpu: &Gpu, setup: &Setup, text: &Text, projections: bool) -> Self {
+        let most = setup.batches.iter().copied().max().unwrap_or_default();
+        let bytes_used = (setup.longest() * most) as usize;
         Self {
             schema: 1,
             version: env!("CARGO_PKG_VERSION"),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            adapter: Adapter::of(course.gpu.info()),
+            adapter: Adapter::of(gpu.info()),
             peak: None,
             text: Source {
                 name: text.name.clone(),
@@ -156,12 +180,14 @@ impl Race {
                 repeated: bytes_used > text.bytes.len(),
                 embedding: EMBEDDING,
             },
-            width: course.width,
-            heads: course.heads,
-            batch: course.batch,
-            projections: course.projections,
+            width: setup.width,
+            heads: setup.heads,
+            batch: setup.batches.first().copied().unwrap_or_default(),
+            batches: setup.batches.clone(),
+            projections,
             checked: CHECKED,
             rows: Vec::new(),
+            training: Vec::new(),
             crossings: Vec::new(),
             stopped: Vec::new(),
             failed: false,
@@ -172,10 +198,14 @@ impl Race {
     /// be it to a row itself.
     pub fn finish(&mut self, roof: &gatefold::peak::Peak) {
         let place = |op| OPS.iter().position(|other| *other == op);
-        self.rows.sort_by_key(|row| (place(row.op), row.seq_len));
+        let batches = self.batches.clone();
+        let batch = |row: &Row| batches.iter().position(|&batch| batch == row.batch);
+        self.rows
+            .sort_by_key(|row| (batch(row), place(row.op), row.seq_len));
         let mut roof = roof.clone();
         for row in &self.rows {
-            let kernel = format!("{}, {} tokens", row.op, row.seq_len);
+            let pass = if row.grad { " training" } else { "" };
+            let kernel = format!("{}{pass}, {} tokens", row.op, row.seq_len);
             if row.gflops.is_some_and(|gflops| gflops > roof.gflops) {
                 roof.gflops = row.gflops.unwrap_or(roof.gflops);
                 roof.gflops_kernel = kernel.clone();
@@ -194,16 +224,24 @@ impl Race {
             });
         }
         self.peak = Some(Peak::from(&roof));
+        let (training, forward) = self.rows.drain(..).partition(|row| row.grad);
+        (self.training, self.rows) = (training, forward);
         let attention = self.points("attention");
-        self.crossings = OPS[..3]
+        self.crossings = SEQUENTIAL
             .iter()
             .filter_map(|op| crossing::find(op, &self.points(op), &attention))
             .collect();
     }
 
-    /// Measured times by length.
+    /// The rows that are drawn: forward, of the first batch.
+    pub fn drawn(&self) -> impl Iterator<Item = &Row> {
+        let rows = self.rows.iter();
+        rows.filter(|row| row.batch == self.batch && !row.grad)
+    }
+
+    /// Measured times by length, of the rows that are drawn.
     pub fn points(&self, op: &str) -> Vec<Point> {
-        let rows = self.rows.iter().filter(|row| row.op == op);
+        let rows = self.drawn().filter(|row| row.op == op);
         rows.filter_map(|row| Some((row.seq_len, row.median_us?)))
             .collect()
     }
@@ -214,7 +252,7 @@ impl Race {
 
     /// Points whose slow samples took more than twice as long as the fast ones.
     pub fn restless(&self) -> usize {
-        let rows = self.rows.iter();
+        let rows = self.rows.iter().chain(&self.training);
         rows.filter(|row| row.p95_us > row.p5_us.map(|us| 2.0 * us))
             .count()
     }
@@ -273,8 +311,10 @@ impl Race {
     /// Which kernels ran.
     pub fn kernels(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
-        for row in &self.rows {
-            let line = format!("{}: {}, {}", words::op(row.op), row.kernel, row.variant);
+        for row in self.rows.iter().chain(&self.training) {
+            let pass = if row.grad { ", training" } else { "" };
+            let (op, kernel) = (words::op(row.op), &row.kernel);
+            let line = format!("{op}{pass}: {kernel}, {}", row.variant);
             if !lines.contains(&line) {
                 lines.push(line);
             }

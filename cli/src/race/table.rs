@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::report::{self, Cell};
 
 pub fn print(race: &Race, options: &Options) -> Result<()> {
-    let rows = race.rows.iter();
+    let rows = race.rows.iter().chain(&race.training);
     let (header, rows): (&[&str], Vec<_>) = match options.output {
         Format::Csv => (&ALL, rows.map(all).collect()),
         _ => (&SHORT, rows.map(short).collect()),
@@ -33,11 +33,13 @@ pub fn print(race: &Race, options: &Options) -> Result<()> {
     lines.extend(race.kernels());
     lines.extend(race.stopped.iter().map(|stop| {
         let op = words::op(stop.op);
-        format!("{op} stops before {} tokens: {}", stop.seq_len, stop.reason)
+        let (pass, batch) = (if stop.grad { " training" } else { "" }, stop.batch);
+        let (len, reason) = (stop.seq_len, &stop.reason);
+        format!("{op}{pass}, batch {batch}, stops before {len} tokens: {reason}")
     }));
     let restless = race.restless();
     if restless > 0 {
-        let all = race.rows.len();
+        let all = race.rows.len() + race.training.len();
         lines.push(format!(
             "{restless} of {all} times vary by more than a factor of 2: something else runs here too"
         ));
@@ -50,7 +52,8 @@ pub fn print(race: &Race, options: &Options) -> Result<()> {
     lines.extend(race.sentences());
     lines.push(
         "checked against the f64 reference at every length: recurrences in their first 256\n\
-         and last 32 steps, attention in queries at both ends, at tiles' edges, in between\n\
+         and last 32 steps, attention in queries at both ends, at tiles' edges, in between,\n\
+         training (forward and backward) in the gradients of the last 32 inputs\n\
          times: medians of the quieter of two visits"
             .into(),
     );
@@ -66,13 +69,17 @@ pub fn print(race: &Race, options: &Options) -> Result<()> {
     report::out(&lines.join("\n"))
 }
 
-const SHORT: [&str; 9] = [
-    "op", "tokens", "ms", "us/step", "tok/s", "% roof", "MiB", "disp.", "error",
+const SHORT: [&str; 10] = [
+    "op", "batch", "tokens", "ms", "us/step", "tok/s", "% roof", "MiB", "disp.", "error",
 ];
 
 fn short(row: &Row) -> Vec<Cell> {
     vec![
-        Cell::text(words::op(row.op)),
+        Cell::text(match row.grad {
+            true => format!("{} training", words::op(row.op)),
+            false => words::op(row.op).to_owned(),
+        }),
+        Cell::number(f64::from(row.batch)),
         Cell::number(f64::from(row.seq_len)),
         match row.median_us {
             Some(us) => Cell::number(1e-3 * us),
@@ -87,8 +94,10 @@ fn short(row: &Row) -> Vec<Cell> {
     ]
 }
 
-const ALL: [&str; 17] = [
+const ALL: [&str; 19] = [
     "op",
+    "pass",
+    "batch",
     "tokens",
     "variant",
     "tier",
@@ -110,6 +119,8 @@ const ALL: [&str; 17] = [
 fn all(row: &Row) -> Vec<Cell> {
     vec![
         Cell::text(row.op),
+        Cell::text(if row.grad { "training" } else { "forward" }),
+        Cell::number(f64::from(row.batch)),
         Cell::number(f64::from(row.seq_len)),
         Cell::text(&row.variant),
         Cell::text(row.tier.as_deref().unwrap_or_default()),

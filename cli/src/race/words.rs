@@ -59,6 +59,8 @@ pub fn op(op: &str) -> &str {
         "rnn" => "RNN",
         "lstm" => "LSTM",
         "gru" => "GRU",
+        "mingru" => "minGRU",
+        "minlstm" => "minLSTM",
         other => other,
     }
 }

@@ -526,7 +526,7 @@ impl Planner<'_> {
         let behind = given.grad_h_n || given.grad_c_n || !piece.first;
         let flags = [
             (given.lengths, HAS_LENGTHS),
-            (name != "", HAS_GRAD_OUTPUT),
+            (!name.is_empty(), HAS_GRAD_OUTPUT),
             (behind, HAS_CARRY),
         ];
         let params = Params {

@@ -141,13 +141,26 @@ impl<'a> Canvas<'a> {
     }
 }
 
-/// Triangle, square, diamond; then comes the circle.
-const CORNERS: [&[(f64, f64)]; 3] = [
+/// Triangle, square, diamond, triangle upside down, star; then comes the circle.
+const CORNERS: [&[(f64, f64)]; 5] = [
     &[(0.0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
     &[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
     &[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)],
+    &[(0.0, 1.2), (1.15, -0.9), (-1.15, -0.9)],
+    &[
+        (0.0, -1.4),
+        (0.38, -0.43),
+        (1.33, -0.43),
+        (0.56, 0.16),
+        (0.82, 1.13),
+        (0.0, 0.55),
+        (-0.82, 1.13),
+        (-0.56, 0.16),
+        (-1.33, -0.43),
+        (-0.38, -0.43),
+    ],
 ];
 
 fn failed(error: impl Display) -> Error {
-    Error::failed(format_args!("race.svg: {error}"))
+    Error::failed(format_args!("the picture: {error}"))
 }
