@@ -7,6 +7,7 @@ use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
 use crate::{Capabilities, Variant};
 
 const PROBLEM: &str = include_str!("../../shaders/recurrent_problem.wgsl");
+const SAVING: &str = include_str!("../../shaders/recurrent_save.wgsl");
 const STEPPED: &str = include_str!("../../shaders/recurrent_stepped.wgsl");
 const RESIDENT: &str = include_str!("../../shaders/recurrent_resident.wgsl");
 const CELL_RNN: &str = include_str!("../../shaders/recurrent_cell_rnn.wgsl");
@@ -134,18 +135,18 @@ impl Tile {
             };
             (@ $($part:ident),*) => {
                 match self {
-                    Self::Stepped { .. } => &[COMMON, PROBLEM, $($part,)* STEPPED],
+                    Self::Stepped { .. } => &[COMMON, PROBLEM, SAVING, $($part,)* STEPPED],
                     Self::Resident { registers: true, .. } => match variant {
                         Variant::Subgroup => {
-                            &[COMMON, PROBLEM, $($part,)* HIDDEN_SUBGROUP, REGISTERS, RESIDENT]
+                            &[COMMON, PROBLEM, SAVING, $($part,)* HIDDEN_SUBGROUP, REGISTERS, RESIDENT]
                         }
-                        _ => &[COMMON, PROBLEM, $($part,)* HIDDEN_WORKGROUP, REGISTERS, RESIDENT],
+                        _ => &[COMMON, PROBLEM, SAVING, $($part,)* HIDDEN_WORKGROUP, REGISTERS, RESIDENT],
                     },
                     Self::Resident { registers: false, .. } => match variant {
                         Variant::Subgroup => {
-                            &[COMMON, PROBLEM, $($part,)* HIDDEN_SUBGROUP, STREAMED, RESIDENT]
+                            &[COMMON, PROBLEM, SAVING, $($part,)* HIDDEN_SUBGROUP, STREAMED, RESIDENT]
                         }
-                        _ => &[COMMON, PROBLEM, $($part,)* HIDDEN_WORKGROUP, STREAMED, RESIDENT],
+                        _ => &[COMMON, PROBLEM, SAVING, $($part,)* HIDDEN_WORKGROUP, STREAMED, RESIDENT],
                     },
                 }
             };
