@@ -10,7 +10,10 @@ use common::{Output, Random, gpu};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::reference::{attention as reference, convert};
-use gatefold::{Attention, AttentionBuffers, AttentionConfig, AttentionShape, Bound, Causal, Gpu};
+use gatefold::{
+    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Bound, Causal,
+    Gpu,
+};
 
 struct Named {
     name: &'static str,
@@ -116,7 +119,7 @@ fn attention(criterion: &mut Criterion) {
     let mut bench = Bench::new(criterion, gpu, "attention");
     for named in shapes(&SHAPES) {
         let op = Attention::new(gpu.context(), named.config()).unwrap();
-        let plan = op.plan(named.shape(), false).unwrap();
+        let plan = op.plan(named.shape(), AttentionGiven::default()).unwrap();
         let bound = named.checked(gpu);
         let id = BenchmarkId::new(named.name, plan.variant);
         bench.time(id, plan.flops as u64, &bound);

@@ -2,22 +2,23 @@
 //
 // Query head h reads key/value head h / group_size. Query i may attend key j when
 //     first_key(i) <= j < end_key(i)
-// which holds the bounds of causal masks, windows and lengths, and where mask and bias allow it; see
-// attention_scores.wgsl. A workgroup computes a tile of rows of one head, or with FOLDED of the rows
-// of all heads that share a key/value head, head after head.
+// which holds the bounds of causal masks, windows and lengths, and where mask and bias allow it;
+// see attention_scores.wgsl. A workgroup computes a tile of rows of one head, or with FOLDED of the
+// rows of all heads that share a key/value head, head after head.
 //
 // Layout: each tensor by its strides in elements; the last axis is contiguous.
 //     query        [batch, num_heads,    q_len,  HEAD_DIM]
 //     key          [batch, num_kv_heads, kv_len, HEAD_DIM], or pages of it
 //     value        [batch, num_kv_heads, kv_len, VALUE_DIM], or pages of it
 //     output       [batch, num_heads,    q_len,  VALUE_DIM]
-//     log_sum_exp  [batch, num_heads,    q_len], or of packed sequences [num_heads, tokens]; natural
+//     log_sum_exp  [batch, num_heads,    q_len], natural; of packed sequences [num_heads, tokens]
 //     bias, mask   [batch, num_heads, q_len, kv_len], broadcast axes with stride 0
-//     aux          words that attention_prepare.wgsl and attention_mask.wgsl have gathered: lengths,
+//     aux          words that attention_prepare.wgsl and attention_mask.wgsl gathered: lengths,
 //                  slopes, sinks, starts of packed sequences, pages, the mask's bits and classes
 
 struct Params {
-    // of this dispatch: heads, and the numbers of its first batch row and head among all
+    // of this dispatch: batch rows and heads, and the numbers of the first among all
+    num_batches: u32,
     num_heads: u32,
     batch_first: u32,
     head_first: u32,
@@ -92,7 +93,15 @@ struct Params {
     classes_batch: u32,
     classes_head: u32,
     classes_query: u32,
+    // of the backward kernels
     statistics_at: u32,
+    gradient_first: u32,
+    second_gradient_first: u32,
+    // of attention_weights.wgsl
+    chosen_head_first: u32,
+    chosen_heads: u32,
+    chosen_row_first: u32,
+    chosen_rows: u32,
 }
 
 const HAS_LENGTHS: u32 = 1u;
@@ -134,6 +143,8 @@ struct Tile {
     // words of aux
     mask: u32,
     classes: u32,
+    // number of query row 0 among the rows of all batch rows and heads
+    statistics: u32,
 }
 
 // the head of its group that a row belongs to, and its query
@@ -243,5 +254,7 @@ fn head_tile(batch: u32, head: u32) -> Tile {
     tile.mask = params.mask_at + tile.batch * params.mask_batch + tile.head * params.mask_head;
     tile.classes = params.classes_at + tile.batch * params.classes_batch
         + tile.head * params.classes_head;
+    tile.statistics = tile.batch * params.log_sum_exp_batch
+        + tile.head * params.log_sum_exp_head + query_start;
     return tile;
 }

@@ -49,18 +49,18 @@ fn bias_bits(tile: Tile, row: u32, key: u32) -> u32 {
     let j = min(key, params.kv_len - 1u);
     let first = tile.bias + head_of(tile, row) * params.bias_head;
     let at = first + i * params.bias_query + j * params.bias_key;
-    if (BIAS_HALF == 0u) {
-        return bias[at];
+    if (BIAS_BF16) {
+        return ((bias[at / 2u] >> (at % 2u * 16u)) & 0xffffu) << 16u;
     }
-    let half = (bias[at / 2u] >> (at % 2u * 16u)) & 0xffffu;
-    if (BIAS_HALF == 2u) {
-        return half << 16u;
+    if (BIAS_F16) {
+        let half = (bias[at / 2u] >> (at % 2u * 16u)) & 0xffffu;
+        // an infinity of f16 must come out as one of f32, whatever the device makes of it
+        if ((half & 0x7fffu) == 0x7c00u) {
+            return ((half & 0x8000u) << 16u) | 0x7f800000u;
+        }
+        return bitcast<u32>(unpack2x16float(half).x);
     }
-    // an infinity of f16 must come out as one of f32, whatever the device makes of it
-    if ((half & 0x7fffu) == 0x7c00u) {
-        return ((half & 0x8000u) << 16u) | 0x7f800000u;
-    }
-    return bitcast<u32>(unpack2x16float(half).x);
+    return bias[at];
 }
 
 fn slope_of(tile: Tile, row: u32) -> f32 {
@@ -99,9 +99,7 @@ fn scores(tile: Tile, pairs: Pairs, product: vec4<f32>, block: u32) -> vec4<f32>
             score[e] -= LOG2_E * slope_of(tile, row) * abs(f32(distance));
         }
         if (MASK) {
-            if (block == CLASS_SOME) {
-                allowed[e] = allowed[e] && !is_masked(tile, row, key);
-            }
+            allowed[e] = allowed[e] && (block == CLASS_ALL || !is_masked(tile, row, key));
         }
     }
     return select(vec4<f32>(MASKED), score, allowed);

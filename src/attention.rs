@@ -28,11 +28,18 @@
 //!
 //! Source: Dao et al. 2022, *FlashAttention*; Rabe and Staats 2021; Milakov and Gimelshein 2018.
 
+mod backward;
 mod gathered;
+mod merge;
 mod plan;
 mod problem;
 mod tensors;
 mod tile;
+mod weights;
+
+pub use backward::{AttentionBackwardBuffers, AttentionBackwardGiven};
+pub use merge::{AttentionMerge, AttentionMergeBuffers};
+pub use weights::{AttentionWeightsBuffers, Chosen};
 
 use crate::{Bound, Context, ElementType, Error, Plan, Variant};
 

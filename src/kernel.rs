@@ -230,6 +230,9 @@ impl Kernel {
 /// indentation, and BOUND is a literal or one of the constants. Each repetition is a block that begins
 /// `const i = N;`, so arrays indexed by `i` stay in registers whatever the driver's compiler does with
 /// loops. The text is valid, and means the same, if the marker is ignored.
+///
+/// Leaves out the body of each `if (NAME) {` whose NAME is a constant that is false (and has no `else`): a driver
+/// would find out too, after it has translated, inlined and repeated what is never run.
 fn unroll(text: &str, constants: &Constants, out: &mut String) {
     let lines: Vec<&str> = text.lines().collect();
     unroll_lines(&lines, constants, out);
@@ -240,7 +243,9 @@ fn unroll_lines(lines: &[&str], constants: &Constants, out: &mut String) {
     while at < lines.len() {
         let line = lines[at];
         let unrolled = (line.trim() == "// unroll").then(|| loop_at(&lines[at + 1..], constants));
-        if let Some(Some((variable, bound, body))) = unrolled {
+        if let Some(len) = dead_block(&lines[at..], constants) {
+            at += len;
+        } else if let Some(Some((variable, bound, body))) = unrolled {
             for i in 0..bound {
                 let _ = writeln!(out, "{{ const {variable} = {i}u;");
                 unroll_lines(body, constants, out);
@@ -253,6 +258,23 @@ fn unroll_lines(lines: &[&str], constants: &Constants, out: &mut String) {
             at += 1;
         }
     }
+}
+
+/// How many of `lines` from the first on are a branch that is never taken.
+fn dead_block(lines: &[&str], constants: &Constants) -> Option<usize> {
+    let head = lines.first()?;
+    let name = head.trim().strip_prefix("if (")?.strip_suffix(") {")?;
+    let value = constants.iter().find(|(constant, _)| *constant == name)?.1;
+    if value != Constant::Bool(false) {
+        return None;
+    }
+    let indentation = &head[..head.len() - head.trim_start().len()];
+    let behind = |line: &&str| {
+        line.strip_prefix(indentation)
+            .is_some_and(|rest| rest.starts_with('}'))
+    };
+    let end = lines.iter().position(behind)?;
+    (lines[end].strip_prefix(indentation) == Some("}")).then_some(end + 1)
 }
 
 /// Variable, trip count and body of the loop that begins on the first of `lines`.
@@ -327,6 +349,26 @@ b";
         assert_eq!(got.matches("const c = 1u;").count(), 2);
         assert!(!got.contains("for"));
         assert!(got.starts_with("a\n") && got.ends_with("b\n"));
+    }
+
+    #[test]
+    fn branches_that_are_never_taken_are_left_out() {
+        let text = "\
+if (A) {
+    x
+}
+if (B) {
+    y
+}
+if (A) {
+    z
+} else {
+    w
+}
+";
+        let constants = vec![("A", Constant::Bool(false)), ("B", Constant::Bool(true))];
+        let got = source(text, constants);
+        assert!(!got.contains('x') && got.contains('y') && got.contains('z') && got.contains('w'));
     }
 
     #[test]

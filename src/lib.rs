@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod additive_attention;
 mod attention;
 mod bound;
 mod capabilities;
@@ -17,9 +18,14 @@ mod plan;
 mod recurrent;
 pub mod reference;
 
+pub use additive_attention::{
+    AdditiveAttention, AdditiveAttentionBackwardBuffers, AdditiveAttentionBuffers,
+    AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape,
+};
 pub use attention::{
-    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Axes, Causal,
-    Layout, Packed, Paged,
+    Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
+    AttentionGiven, AttentionMerge, AttentionMergeBuffers, AttentionShape, AttentionWeightsBuffers,
+    Axes, Causal, Chosen, Layout, Packed, Paged,
 };
 pub use bound::Bound;
 pub use capabilities::Capabilities;
@@ -32,7 +38,8 @@ pub use gradient_clip::{GradientClip, GradientClipBuffers, GradientClipConfig};
 pub use plan::{Plan, Variant};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
-    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
-    RecurrentWeights, Tier,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients,
+    RecurrentSession, RecurrentShape, RecurrentWeights, SessionBound, SessionBuffers, Tier,
+    probe_dispatch,
 };
 pub use wgpu;

@@ -47,6 +47,27 @@ impl Tensor {
         }
     }
 
+    /// `[batch, heads, rows, kv_len]`, contiguous.
+    pub fn weights(heads: u32, rows: u32, kv_len: u32) -> Self {
+        Self::new(
+            "weights",
+            ElementType::F32,
+            Layout::Bhsd,
+            heads,
+            rows,
+            kv_len,
+        )
+    }
+
+    /// Another tensor of the same shape and strides, f32.
+    pub fn gradient(self, name: &'static str) -> Self {
+        Self {
+            name,
+            element: ElementType::F32,
+            ..self
+        }
+    }
+
     /// One tensor that all batch rows share, at places of their own that only the device knows.
     fn shared(self) -> Self {
         Self { batch: 0, ..self }

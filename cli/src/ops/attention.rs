@@ -1,36 +1,53 @@
-//! Scaled dot-product attention, as far as the library has it.
+//! Scaled dot-product attention.
 
 mod cases;
 mod check;
+mod launch;
 mod options;
+mod random;
+mod segments;
 
-use gatefold::reference::attention as reference;
 use gatefold::reference::compare::Difference;
-use gatefold::reference::convert;
 use gatefold::{
-    Attention as Operation, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape,
-    Capabilities, Causal, Gpu, Plan, Variant,
+    AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal,
+    Chosen, ElementType, Gpu, Plan, Variant,
 };
 use serde_json::{Value, json};
 
-use super::launch::Output;
-use super::random::Random;
 use super::{Launch, Problem};
 use crate::error::Result;
-use crate::tensors::{Tensor, Tensors, floats};
+use crate::tensors::Tensors;
 
 pub use cases::cases;
 pub use options::{BenchOptions, RunOptions, from_tensors, grid, showcase};
 
-#[derive(Debug, Clone, Copy)]
+/// One call of the operation: which tensors it reads and which it writes.
+#[derive(Debug, Clone)]
 struct Attention {
     shape: AttentionShape,
     config: AttentionConfig,
+    kv_lengths: bool,
+    /// The bias's and the mask's own shape, 1 to 4 axes.
+    bias_shape: Vec<usize>,
+    mask_shape: Vec<usize>,
+    grad: bool,
+    weights: bool,
 }
 
+const INPUTS: [&str; 3] = ["query", "key", "value"];
+
 impl Attention {
-    fn value_dim(&self) -> u32 {
-        self.config.value_dim.unwrap_or(self.config.head_dim)
+    /// Without options.
+    fn plain(shape: AttentionShape, config: AttentionConfig) -> Self {
+        Self {
+            shape,
+            config,
+            kv_lengths: false,
+            bias_shape: Vec::new(),
+            mask_shape: Vec::new(),
+            grad: false,
+            weights: false,
+        }
     }
 
     fn forced(&self, variant: Option<Variant>) -> AttentionConfig {
@@ -40,42 +57,91 @@ impl Attention {
         }
     }
 
-    fn reference(&self) -> reference::Problem<'static> {
-        let (shape, config) = (&self.shape, &self.config);
-        let plain = reference::Problem::plain(
-            shape.batch as usize,
-            shape.num_heads as usize,
-            shape.num_kv_heads as usize,
-            shape.q_len as usize,
-            shape.kv_len as usize,
-            config.head_dim as usize,
-            self.value_dim() as usize,
-        );
-        reference::Problem {
-            scale: config.scale.map_or(plain.scale, f64::from),
-            causal: config.causal,
-            ..plain
+    fn given(&self) -> AttentionGiven {
+        AttentionGiven {
+            log_sum_exp: true,
+            kv_lengths: self.kv_lengths,
         }
     }
 
-    /// Of `query`, `key`, `value`, `output`.
-    fn dims(&self) -> [[usize; 4]; 4] {
-        let p = self.reference();
+    fn backward_given(&self) -> AttentionBackwardGiven {
+        AttentionBackwardGiven {
+            kv_lengths: self.kv_lengths,
+            grad_bias: self.config.bias.is_some(),
+            grad_sinks: self.config.sinks,
+        }
+    }
+
+    fn chosen(&self) -> Chosen {
+        Chosen::all(&self.shape)
+    }
+
+    /// Of `query`, `key`, `value`, `output`, as the files have them.
+    fn dims(&self) -> [Vec<usize>; 4] {
+        let shape = &self.shape;
+        let [batch, heads, kv_heads, q_len, kv_len, dim, value_dim] = [
+            shape.batch,
+            shape.num_heads,
+            shape.num_kv_heads,
+            shape.q_len,
+            shape.kv_len,
+            self.config.head_dim,
+            self.config.value_dim(),
+        ]
+        .map(|len| len as usize);
+        if let Some(packed) = shape.packed {
+            let [q, k] = [packed.query_tokens, packed.key_tokens].map(|len| len as usize);
+            return [
+                vec![q, heads, dim],
+                vec![k, kv_heads, dim],
+                vec![k, kv_heads, value_dim],
+                vec![q, heads, value_dim],
+            ];
+        }
+        let [kv_batch, kv_tokens] = match shape.paged {
+            Some(paged) => [paged.num_blocks as usize, paged.block_size as usize],
+            None => [batch, kv_len],
+        };
         [
-            [p.batch, p.num_heads, p.q_len, p.head_dim],
-            [p.batch, p.num_kv_heads, p.kv_len, p.head_dim],
-            [p.batch, p.num_kv_heads, p.kv_len, p.value_dim],
-            [p.batch, p.num_heads, p.q_len, p.value_dim],
+            vec![batch, heads, q_len, dim],
+            vec![kv_batch, kv_heads, kv_tokens, dim],
+            vec![kv_batch, kv_heads, kv_tokens, value_dim],
+            vec![batch, heads, q_len, value_dim],
         ]
     }
+
+    fn log_sum_exp_dims(&self) -> Vec<usize> {
+        let [.., output] = self.dims();
+        match self.shape.packed {
+            Some(_) => vec![output[1], output[0]],
+            None => output[..3].to_vec(),
+        }
+    }
+
+    fn weights_dims(&self) -> Vec<usize> {
+        let shape = &self.shape;
+        [shape.batch, shape.num_heads, shape.q_len, shape.kv_len]
+            .map(|len| len as usize)
+            .to_vec()
+    }
+
+    /// Name and shape of every gradient.
+    fn gradients(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let [query, key, value, _] = self.dims();
+        let mut all = vec![
+            ("grad_query", query),
+            ("grad_key", key),
+            ("grad_value", value),
+        ];
+        if self.config.bias.is_some() {
+            all.push(("grad_bias", self.bias_shape.clone()));
+        }
+        if self.config.sinks {
+            all.push(("grad_sinks", vec![self.shape.num_heads as usize]));
+        }
+        all
+    }
 }
-
-const GIVEN: AttentionGiven = AttentionGiven {
-    log_sum_exp: true,
-    kv_lengths: false,
-};
-
-const INPUTS: [&str; 3] = ["query", "key", "value"];
 
 impl Problem for Attention {
     fn op(&self) -> &'static str {
@@ -83,23 +149,61 @@ impl Problem for Attention {
     }
 
     fn shape(&self) -> Vec<(&'static str, Value)> {
-        let shape = &self.shape;
+        let (shape, config) = (&self.shape, &self.config);
+        let flag = |given: bool| if given { json!(true) } else { Value::Null };
         vec![
             ("batch", json!(shape.batch)),
             ("heads", json!(shape.num_heads)),
             ("kv_heads", json!(shape.num_kv_heads)),
             ("q_len", json!(shape.q_len)),
             ("kv_len", json!(shape.kv_len)),
-            ("head_dim", json!(self.config.head_dim)),
-            ("value_dim", json!(self.value_dim())),
-            ("causal", json!(causal_name(self.config.causal))),
+            ("head_dim", json!(config.head_dim)),
+            ("value_dim", json!(config.value_dim())),
+            ("causal", json!(causal_name(config.causal))),
+            ("window_left", json!(config.window_left)),
+            ("window_right", json!(config.window_right)),
+            ("softcap", json!(config.softcap)),
+            ("dropout", json!(config.dropout)),
+            ("bias", flag(config.bias.is_some())),
+            ("mask", flag(config.mask)),
+            ("alibi", flag(config.alibi)),
+            ("sinks", flag(config.sinks)),
+            ("kv_lengths", flag(self.kv_lengths)),
+            ("packed", flag(shape.packed.is_some())),
+            ("paged", flag(shape.paged.is_some())),
+            ("grad", flag(self.grad)),
         ]
     }
 
     fn options(&self) -> Vec<String> {
-        let causal = causal_name(self.config.causal).map(|causal| format!("--causal={causal}"));
-        let scale = self.config.scale.map(|scale| format!("--scale={scale}"));
-        causal.into_iter().chain(scale).collect()
+        let config = &self.config;
+        let number =
+            |flag: &str, value: Option<String>| value.map(|value| format!("{flag}={value}"));
+        let seed = config.dropout.map(|_| self.shape.seed.to_string());
+        [
+            number("--causal", causal_name(config.causal)),
+            number("--scale", config.scale.map(|scale| scale.to_string())),
+            number(
+                "--window-left",
+                config.window_left.map(|len| len.to_string()),
+            ),
+            number(
+                "--window-right",
+                config.window_right.map(|len| len.to_string()),
+            ),
+            number("--softcap", config.softcap.map(|cap| cap.to_string())),
+            number("--dropout", config.dropout.map(|p| p.to_string())),
+            number("--seed", seed),
+            self.weights.then(|| "--weights".to_owned()),
+            self.grad.then(|| "--grad".to_owned()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn dtype(&self) -> ElementType {
+        self.config.element
     }
 
     fn variants(&self, capabilities: &Capabilities) -> Vec<Variant> {
@@ -111,55 +215,30 @@ impl Problem for Attention {
         capabilities: &Capabilities,
         variant: Option<Variant>,
     ) -> Result<Plan, gatefold::Error> {
-        self.forced(variant).plan(capabilities, self.shape, GIVEN)
+        let config = self.forced(variant);
+        let mut plan = config.plan(capabilities, self.shape, self.given())?;
+        if self.weights {
+            let lengths = self.kv_lengths;
+            let weights = config.plan_weights(capabilities, self.shape, self.chosen(), lengths)?;
+            plan = plan.then(weights);
+        }
+        if self.grad {
+            let given = self.backward_given();
+            plan = plan.then(config.plan_backward(capabilities, self.shape, given)?);
+        }
+        Ok(plan)
     }
 
     fn random(&self, seed: u64) -> Tensors {
-        let mut random = Random::new(seed);
-        let [query, key, value, _] = self.dims();
-        // values not around 0: the mean of a row's only element may vanish, and its relative error with it
-        let tensors = [(query, 0.0, 1.5), (key, 0.0, 1.0), (value, 0.7, 1.0)];
-        INPUTS
-            .iter()
-            .zip(tensors)
-            .map(|(&name, (shape, mean, deviation))| {
-                let values = random.normals(shape.iter().product(), mean, deviation);
-                (name.to_owned(), Tensor::f32(&shape, values))
-            })
-            .collect()
+        random::tensors(self, seed)
     }
 
     fn launch(&self, gpu: &Gpu, variant: Option<Variant>, inputs: &Tensors) -> Result<Launch> {
-        let config = self.forced(variant);
-        let plan = config.plan(gpu.context().capabilities(), self.shape, GIVEN)?;
-        let upload = |name| -> Result<_> { Ok(gpu.upload(name, floats(inputs, name)?)?) };
-        let [query, key, value] = [upload("query")?, upload("key")?, upload("value")?];
-        let [.., dims] = self.dims();
-        let output = Output::new(gpu, "output", &dims)?;
-        let log_sum_exp = Output::new(gpu, "log_sum_exp", &dims[..3])?;
-        let buffers = AttentionBuffers::new(
-            query.slice(..),
-            key.slice(..),
-            value.slice(..),
-            output.slice(),
-        )
-        .log_sum_exp(log_sum_exp.slice());
-        let bound = Operation::new(gpu.context(), config)?.bind(self.shape, buffers)?;
-        Ok(Launch::new(plan, vec![bound], vec![output, log_sum_exp]))
+        launch::launch(self, gpu, variant, inputs)
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {
-        let exact = |name| -> Result<_> { Ok(convert::<f64>(floats(inputs, name)?)) };
-        let [query, key, value] = [exact("query")?, exact("key")?, exact("value")?];
-        let truth = reference::attention(&self.reference(), &query, &key, &value);
-        let [.., dims] = self.dims();
-        Ok(Tensors::from([
-            ("output".to_owned(), Tensor::f64(&dims, truth.output)),
-            (
-                "log_sum_exp".to_owned(),
-                Tensor::f64(&dims[..3], truth.log_sum_exp),
-            ),
-        ]))
+        segments::truth(self, inputs)
     }
 
     fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {

@@ -58,6 +58,10 @@ impl Output {
         })
     }
 
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub fn slice(&self) -> wgpu::BufferSlice<'_> {
         self.buffer.slice(..)
     }

@@ -1,6 +1,6 @@
 //! What `verify` runs.
 
-use gatefold::{AttentionConfig, AttentionShape, Causal};
+use gatefold::{AttentionConfig, AttentionShape, Axes, Causal, ElementType, Layout, Packed, Paged};
 
 use super::Attention;
 use crate::ops::Case;
@@ -109,23 +109,170 @@ const ROWS: [Row; 17] = [
 ];
 
 pub fn cases() -> Vec<Case> {
-    ROWS.into_iter()
+    let plain = ROWS
+        .into_iter()
         .map(|(name, [b, h, kv_h, q_len, kv_len], dims, causal, scale)| {
-            let problem = Attention {
-                shape: AttentionShape::new(b, h, kv_h, q_len, kv_len),
-                config: AttentionConfig {
-                    head_dim: dims[0],
-                    value_dim: Some(dims[1]),
-                    causal,
-                    scale,
-                    ..Default::default()
-                },
+            let config = AttentionConfig {
+                head_dim: dims[0],
+                value_dim: Some(dims[1]),
+                causal,
+                scale,
+                ..Default::default()
             };
-            Case {
-                name: name.into(),
-                problem: Box::new(problem),
-                slow_to_compile: dims[0] + dims[1] > 40,
-            }
+            let shape = AttentionShape::new(b, h, kv_h, q_len, kv_len);
+            (name, Attention::plain(shape, config))
+        });
+    let all = plain.chain(options());
+    all.map(|(name, problem)| Case {
+        name: name.into(),
+        slow_to_compile: problem.config.head_dim + problem.config.value_dim() > 40,
+        problem: Box::new(problem),
+    })
+    .collect()
+}
+
+/// Each option by itself and all together, forward and backward.
+fn options() -> Vec<(&'static str, Attention)> {
+    let config = AttentionConfig {
+        head_dim: 16,
+        ..Default::default()
+    };
+    let shape = AttentionShape::new(3, 4, 2, 41, 70);
+    let plain = Attention::plain(shape, config);
+    let with = |config: AttentionConfig| Attention {
+        config,
+        ..plain.clone()
+    };
+    let window = with(AttentionConfig {
+        window_left: Some(20),
+        window_right: Some(5),
+        ..config
+    });
+    let softcap = with(AttentionConfig {
+        softcap: Some(2.0),
+        ..config
+    });
+    let bias = Attention {
+        bias_shape: vec![4, 41, 70],
+        shape: AttentionShape {
+            bias_axes: Axes {
+                batch: false,
+                ..Axes::ALL
+            },
+            ..shape
+        },
+        ..with(AttentionConfig {
+            bias: Some(ElementType::F32),
+            ..config
         })
-        .collect()
+    };
+    let mask = Attention {
+        mask_shape: vec![3, 1, 41, 70],
+        shape: AttentionShape {
+            mask_axes: Axes {
+                head: false,
+                ..Axes::ALL
+            },
+            ..shape
+        },
+        ..with(AttentionConfig {
+            mask: true,
+            ..config
+        })
+    };
+    let alibi_sinks = with(AttentionConfig {
+        causal: Causal::BottomRight,
+        alibi: true,
+        sinks: true,
+        ..config
+    });
+    let lengths = Attention {
+        kv_lengths: true,
+        ..with(AttentionConfig {
+            causal: Causal::BottomRight,
+            ..config
+        })
+    };
+    let dropout = with(AttentionConfig {
+        dropout: Some(0.3),
+        ..config
+    });
+    let halves = with(AttentionConfig {
+        element: ElementType::F16,
+        ..config
+    });
+    let packed = Attention {
+        shape: AttentionShape {
+            q_len: 60,
+            kv_len: 72,
+            packed: Some(Packed {
+                query_tokens: 100,
+                key_tokens: 120,
+            }),
+            ..shape.with_layout(Layout::Bshd)
+        },
+        ..with(AttentionConfig {
+            causal: Causal::TopLeft,
+            ..config
+        })
+    };
+    let paged = Attention {
+        kv_lengths: true,
+        shape: AttentionShape {
+            kv_len: 80,
+            paged: Some(Paged {
+                num_blocks: 20,
+                block_size: 16,
+                max_blocks: 5,
+            }),
+            ..shape
+        },
+        ..with(AttentionConfig {
+            causal: Causal::BottomRight,
+            ..config
+        })
+    };
+    let everything = Attention {
+        bias_shape: bias.bias_shape.clone(),
+        mask_shape: mask.mask_shape.clone(),
+        kv_lengths: true,
+        weights: true,
+        shape: AttentionShape {
+            bias_axes: bias.shape.bias_axes,
+            mask_axes: mask.shape.mask_axes,
+            ..shape
+        },
+        ..with(AttentionConfig {
+            causal: Causal::BottomRight,
+            window_left: Some(30),
+            softcap: Some(3.0),
+            bias: Some(ElementType::F16),
+            mask: true,
+            alibi: true,
+            sinks: true,
+            ..config
+        })
+    };
+    let grad = |problem: &Attention| Attention {
+        grad: true,
+        ..problem.clone()
+    };
+    vec![
+        ("grad", grad(&plain)),
+        ("grad_bias", grad(&bias)),
+        ("grad_dropout", grad(&dropout)),
+        ("grad_packed", grad(&packed)),
+        ("grad_everything", grad(&everything)),
+        ("window", window),
+        ("softcap", softcap),
+        ("bias", bias),
+        ("mask", mask),
+        ("alibi_sinks", alibi_sinks),
+        ("kv_lengths", lengths),
+        ("dropout", dropout),
+        ("f16", halves),
+        ("packed", packed),
+        ("paged", paged),
+        ("everything", everything),
+    ]
 }

@@ -1,0 +1,178 @@
+// attention_backward: gradients of one side of attention, the rows, from the pairs that they form
+// with the other side. Rows are queries (attention_backward_query.wgsl) or keys
+// (attention_backward_key.wgsl); every row has two vectors, (query, grad_output) or (key, value).
+//
+// For a row r, over all others o (formulas of a pair in attention_backward_bindings.wgsl):
+//     product = dot(first_r, first_o);  grad_weight = dot(second_r, second_o)
+//     gradient_r += dproduct first_o;   second_gradient_r += weight second_o     (keys only)
+// Two kernels, seven products, each sum in one invocation and in the order of the others: no
+// atomics.
+// Source: Dao et al. 2022 (FlashAttention), Alg. 4.
+//
+// Layout      see attention_problem.wgsl
+// Grid        one workgroup per ROW_TILE rows of one head (of keys: one key/value head), folded
+// Workgroup   THREADS_X * THREADS_Y invocations; invocation (x, y) computes rows y + r * THREADS_Y
+//             of the tile, of each the pairs with others 4x .. 4x + 3 and every THREADS_X-th
+//             vector of the gradients from x on
+// Memory      wg_stage: a chunk of both sides, then vectors of the others; wg_pairs: weights or
+//             gradients of the products
+// Holds       THREADS_X is a power of two; CHUNK % 4 == 0; ROW_TILE % 4 == 0; VECTORS * THREADS_X *
+//             4 >= HEAD_DIM and VALUE_DIM; STAGED_OTHERS divides OTHER_TILE
+// Precision   f32; a pair that is masked reaches no sum, be the other vector NaN
+// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_problem.wgsl,
+//             attention_scores.wgsl, attention_loads.wgsl, attention_uniform.wgsl,
+//             attention_lane.wgsl, attention_backward_bindings.wgsl,
+//             attention_backward_products.wgsl, attention_backward_query.wgsl or
+//             attention_backward_key.wgsl
+
+const VECTOR_PITCH: u32 = VECTORS * THREADS_X;
+const STAGE_SIZE: u32 = max(PRODUCTS_SIZE, STAGED_OTHERS * VECTOR_PITCH);
+
+alias Sums = array<array<vec4<f32>, VECTORS>, ROWS>;
+
+var<workgroup> wg_nonfinite: atomic<u32>;
+
+// adds to the sums what is in wg_pairs, times the others' vectors
+fn accumulate(
+    lane: Lane,
+    tile: Tile,
+    others: vec2<u32>,
+    second: bool,
+    sums: ptr<function, Sums>,
+) {
+    let x = lane.index % THREADS_X;
+    let y = lane.index / THREADS_X;
+    for (var first = 0u; first < OTHER_TILE; first += STAGED_OTHERS) {
+        // wg_stage is free
+        workgroupBarrier();
+        for (var i = lane.index; i < STAGED_OTHERS * VECTOR_PITCH; i += WORKGROUP_SIZE) {
+            let other = others.x + first + i / VECTOR_PITCH;
+            var staged = vec4<f32>();
+            if (other < others.y) {
+                staged = other_vector(tile, other, 4u * (i % VECTOR_PITCH), second);
+            }
+            wg_stage[i] = staged;
+            if (MASKS_PAIRS) {
+                if (is_nonfinite(staged)) {
+                    atomicStore(&wg_nonfinite, 1u);
+                }
+            }
+        }
+        // wg_stage, wg_pairs and wg_nonfinite are visible
+        workgroupBarrier();
+        // 0 * NaN is NaN: where there is one, pairs of weight 0 are skipped
+        let careful = MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u;
+        for (var o = 0u; o < STAGED_OTHERS; o++) {
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                let at = pair_index(y + r * THREADS_Y, (first + o) / 4u);
+                let factor = wg_pairs[at][(first + o) % 4u];
+                if (!careful || factor != 0.0) {
+                    // unroll
+                    for (var c = 0u; c < VECTORS; c++) {
+                        (*sums)[r][c] += factor * wg_stage[o * VECTOR_PITCH + x + c * THREADS_X];
+                    }
+                }
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn attention_backward(
+    lane: Lane,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) num_workgroups: vec3<u32>,
+) {
+    let group = workgroup.x + workgroup.y * num_workgroups.x;
+    if (group >= params.num_groups) {
+        return;
+    }
+    // of keys the first tiles have the most queries under a causal mask, of queries the last
+    var number = group % params.num_tiles;
+    if (!ROWS_ARE_KEYS) {
+        number = params.num_tiles - 1u - number;
+    }
+    let row_start = number * ROW_TILE;
+    let heads_each = select(1u, params.group_size, ROWS_ARE_KEYS);
+    let heads = params.num_heads / heads_each;
+    let batch = group / params.num_tiles / heads;
+    let head = group / params.num_tiles % heads * heads_each;
+    let x = lane.index % THREADS_X;
+    let y = lane.index / THREADS_X;
+    if (lane.index == 0u) {
+        atomicStore(&wg_nonfinite, 0u);
+    }
+
+    var tile = uniform_tile(lane, head_tile(batch, head));
+    let rows = num_rows(tile);
+    if (row_start >= rows) {
+        return;
+    }
+    var sums: Sums;
+    var second_sums: Sums;
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+        // unroll
+        for (var c = 0u; c < VECTORS; c++) {
+            sums[r][c] = vec4<f32>();
+            second_sums[r][c] = vec4<f32>();
+        }
+    }
+    for (var g = 0u; g < heads_each; g++) {
+        tile = uniform_tile(lane, head_tile(batch, head + g));
+        let range = others_of(tile, row_start, min(row_start + ROW_TILE, rows));
+        tile.key_end = tile.kv_len;
+        for (var start = range.x; start < range.y; start += OTHER_TILE) {
+            let others = vec2<u32>(start, range.y);
+            let product = products(lane, tile, row_start, others, false);
+            let grad_weight = products(lane, tile, row_start, others, true);
+            var grad_product: Block;
+            let other = vec4<u32>(start + 4u * x) + vec4<u32>(0u, 1u, 2u, 3u);
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                let at = pair_index(y + r * THREADS_Y, x);
+                let row = row_start + y + r * THREADS_Y;
+                let pair = gradients_of(tile, row, other, product[r], grad_weight[r]);
+                let inside = other < vec4<u32>(range.y);
+                grad_product[r] = select(vec4<f32>(), pair.product, inside);
+                if (ROWS_ARE_KEYS) {
+                    wg_pairs[at] = select(vec4<f32>(), pair.weight, inside);
+                }
+            }
+            if (ROWS_ARE_KEYS) {
+                accumulate(lane, tile, others, true, &second_sums);
+                // wg_pairs is free
+                workgroupBarrier();
+            }
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                wg_pairs[pair_index(y + r * THREADS_Y, x)] = grad_product[r];
+            }
+            accumulate(lane, tile, others, false, &sums);
+        }
+    }
+
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+        let row = row_start + y + r * THREADS_Y;
+        if (row < rows) {
+            // unroll
+            for (var c = 0u; c < VECTORS; c++) {
+                // unroll
+                for (var e = 0u; e < 4u; e++) {
+                    let d = 4u * (x + c * THREADS_X) + e;
+                    if (d < HEAD_DIM) {
+                        gradient[gradient_row(tile, row) + d] = sums[r][c][e];
+                    }
+                    if (ROWS_ARE_KEYS) {
+                        if (d < VALUE_DIM) {
+                            let at = second_gradient_row(tile, row) + d;
+                            second_gradient[at] = second_sums[r][c][e];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+// attention_backward_bindings: the tensors of the backward kernels, and what they share. Gradients
+// have the strides of the tensors that they belong to.
+
+@group(0) @binding(1) var<storage, read>       query:           array<Word>;
+@group(0) @binding(2) var<storage, read>       key:             array<Word>;
+@group(0) @binding(3) var<storage, read>       value:           array<Word>;
+@group(0) @binding(4) var<storage, read>       bias:            array<u32>;
+@group(0) @binding(5) var<storage, read>       aux:             array<u32>;
+@group(0) @binding(6) var<storage, read>       grad_output:     array<f32>;
+@group(0) @binding(7) var<storage, read_write> gradient:        array<f32>;
+@group(0) @binding(8) var<storage, read_write> second_gradient: array<f32>;
+
+fn grad_output_vector(first: u32, d: u32) -> vec4<f32> {
+    var x = vec4<f32>();
+    // unroll
+    for (var c = 0u; c < 4u; c++) {
+        if (d + c < VALUE_DIM) {
+            x[c] = grad_output[first + d + c];
+        }
+    }
+    return x;
+}
+
+fn grad_output_row(tile: Tile, row: u32) -> u32 {
+    return tile.output + row * params.output_token;
+}
+
+// log_sum_exp in log2 units and delta of a row; see attention_backward_statistics.wgsl
+fn statistics(tile: Tile, row: u32) -> vec2<f32> {
+    let at = params.statistics_at + 2u * (tile.statistics + min(row, max(tile.rows, 1u) - 1u));
+    return vec2<f32>(bitcast<f32>(aux[at]), bitcast<f32>(aux[at + 1u]));
+}
+
+// Of four pairs: the weights that the values see, and the gradients of the scores and products.
+struct PairGradients {
+    weight: vec4<f32>,
+    score: vec4<f32>,
+    product: vec4<f32>,
+}
+
+// product: query . key; grad_weight: grad_output . value; keep: what dropout keeps
+//     p = exp(s - log_sum_exp);  ds = p (keep dp - delta);  d product = scale ds (1 - tanh^2)
+fn pair_gradients(
+    tile: Tile,
+    pairs: Pairs,
+    product: vec4<f32>,
+    grad_weight: vec4<f32>,
+    log_sum_exp: vec4<f32>,
+    delta: vec4<f32>,
+    keep: vec4<bool>,
+) -> PairGradients {
+    let score = scores(tile, pairs, product, CLASS_SOME);
+    let real = is_score(score) & (pairs.row < vec4<u32>(tile.rows));
+    let p = select(vec4<f32>(), exp2(score - log_sum_exp), real);
+    var weight = p;
+    var dp = grad_weight;
+    if (DROPOUT) {
+        weight = select(vec4<f32>(), params.dropout_scale * p, keep);
+        dp = select(vec4<f32>(), params.dropout_scale * dp, keep);
+    }
+    let ds = select(vec4<f32>(), p * (dp - delta), real);
+    var slope = vec4<f32>(params.scale);
+    if (SOFTCAP) {
+        let t = tanh_of(product * params.softcap_scale);
+        slope *= 1.0 - t * t;
+    }
+    return PairGradients(weight, ds, select(vec4<f32>(), ds * slope, real));
+}

@@ -1,0 +1,71 @@
+// attention_backward_products: the products of a tile of rows with a tile of others, in register
+// blocks; invocation (x, y) has rows y + r * THREADS_Y and others 4x .. 4x + 3.
+
+const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
+const ROW_TILE: u32 = ROWS * THREADS_Y;
+const OTHER_TILE: u32 = 4u * THREADS_X;
+const CHUNK_VECTORS: u32 = CHUNK / 4u;
+const STAGE_PITCH: u32 = CHUNK_VECTORS + 1u;
+const OTHERS_AT: u32 = ROW_TILE * STAGE_PITCH;
+const PRODUCTS_SIZE: u32 = OTHERS_AT + OTHER_TILE * STAGE_PITCH;
+
+alias Block = array<vec4<f32>, ROWS>;
+
+var<workgroup> wg_stage: array<vec4<f32>, STAGE_SIZE>;
+// [ROW_TILE, THREADS_X] vectors of four others
+var<workgroup> wg_pairs: array<vec4<f32>, ROW_TILE * THREADS_X>;
+
+// rows that are read together lie in different banks
+fn pair_index(row: u32, other_vector: u32) -> u32 {
+    return row * THREADS_X + (other_vector ^ (row & (THREADS_X - 1u)));
+}
+
+// the products of the rows from row_start with the others from other_start
+fn products(lane: Lane, tile: Tile, row_start: u32, others: vec2<u32>, second: bool) -> Block {
+    let x = lane.index % THREADS_X;
+    let y = lane.index / THREADS_X;
+    var sum: Block;
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+        sum[r] = vec4<f32>();
+    }
+    let dims = select(HEAD_DIM, VALUE_DIM, second);
+    for (var chunk = 0u; chunk < dims; chunk += CHUNK) {
+        // wg_stage is free
+        workgroupBarrier();
+        for (var i = lane.index; i < ROW_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
+            let row = row_start + i / CHUNK_VECTORS;
+            let d = i % CHUNK_VECTORS;
+            var staged = vec4<f32>();
+            if (row < num_rows(tile)) {
+                staged = row_vector(tile, row, chunk + 4u * d, second);
+            }
+            wg_stage[i / CHUNK_VECTORS * STAGE_PITCH + d] = staged;
+        }
+        for (var i = lane.index; i < OTHER_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
+            let o = i / CHUNK_VECTORS;
+            let d = i % CHUNK_VECTORS;
+            var staged = vec4<f32>();
+            if (others.x + o < others.y) {
+                staged = other_vector(tile, others.x + o, chunk + 4u * d, second);
+            }
+            // the others of one invocation lie THREADS_X rows apart
+            let slot = o % 4u * THREADS_X + o / 4u;
+            wg_stage[OTHERS_AT + slot * STAGE_PITCH + d] = staged;
+        }
+        // wg_stage is visible
+        workgroupBarrier();
+        for (var d = 0u; d < CHUNK_VECTORS; d++) {
+            let o0 = wg_stage[OTHERS_AT + x * STAGE_PITCH + d];
+            let o1 = wg_stage[OTHERS_AT + (x + THREADS_X) * STAGE_PITCH + d];
+            let o2 = wg_stage[OTHERS_AT + (x + 2u * THREADS_X) * STAGE_PITCH + d];
+            let o3 = wg_stage[OTHERS_AT + (x + 3u * THREADS_X) * STAGE_PITCH + d];
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                let own = wg_stage[(y + r * THREADS_Y) * STAGE_PITCH + d];
+                sum[r] += vec4<f32>(dot(own, o0), dot(own, o1), dot(own, o2), dot(own, o3));
+            }
+        }
+    }
+    return sum;
+}
