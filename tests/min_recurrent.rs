@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::min_recurrent::{Case, Inputs, SMALL, check, check_on, judge, run};
+use common::min_recurrent::{Case, Inputs, SMALL, check, check_lightly, check_on, judge, run};
 use common::{bits, gpu, guises};
 use gatefold::reference::min_recurrent::{Optional, Weights};
 use gatefold::reference::min_recurrent::{min_recurrent, min_recurrent_backward};
@@ -17,7 +17,7 @@ fn with(change: impl Fn(&mut MinRecurrentConfig)) -> Case {
     case
 }
 
-fn check_cells(case: Case) {
+fn both_cells(case: Case, check: fn(Case)) {
     for cell in [MinCell::Gru, MinCell::Lstm] {
         let mut case = case;
         case.config.cell = cell;
@@ -27,50 +27,62 @@ fn check_cells(case: Case) {
 
 #[test]
 fn plain() {
-    check_cells(SMALL);
+    both_cells(SMALL, check);
 }
 
 #[test]
 fn without_bias_states_and_gradients_of_outputs() {
-    check_cells(Case {
-        bias: false,
-        states: false,
-        grad_output: false,
-        ..SMALL
-    });
+    both_cells(
+        Case {
+            bias: false,
+            states: false,
+            grad_output: false,
+            ..SMALL
+        },
+        check_lightly,
+    );
 }
 
 #[test]
 fn positive_candidates() {
-    check_cells(with(|config| config.candidate = Candidate::Positive));
+    both_cells(
+        with(|config| config.candidate = Candidate::Positive),
+        check_lightly,
+    );
 }
 
 #[test]
 fn layers_in_both_orders_of_time() {
     for (num_layers, reverse) in [(2, false), (3, true)] {
-        check_cells(Case {
-            magnitude: 1.0,
-            ..with(|config| {
-                config.num_layers = num_layers;
-                config.reverse = reverse;
-            })
-        });
+        both_cells(
+            Case {
+                magnitude: 1.0,
+                ..with(|config| {
+                    config.num_layers = num_layers;
+                    config.reverse = reverse;
+                })
+            },
+            check_lightly,
+        );
     }
 }
 
 #[test]
 fn chunks_and_lengths() {
     for (chunk_len, reverse) in [(1, true), (4, false), (8, true)] {
-        check_cells(Case {
-            batch: 5,
-            lengths: Some(&[19, 0, 1, 8, 18]),
-            magnitude: 1.0,
-            ..with(|config| {
-                config.chunk_len = Some(chunk_len);
-                config.reverse = reverse;
-                config.num_layers = 2;
-            })
-        });
+        both_cells(
+            Case {
+                batch: 5,
+                lengths: Some(&[19, 0, 1, 8, 18]),
+                magnitude: 1.0,
+                ..with(|config| {
+                    config.chunk_len = Some(chunk_len);
+                    config.reverse = reverse;
+                    config.num_layers = 2;
+                })
+            },
+            check_lightly,
+        );
     }
 }
 
@@ -82,32 +94,41 @@ fn sizes_around_the_tiles() {
         (40, 2, 33, 64),
         (17, 1, 70, 100),
     ] {
-        check_cells(Case {
-            seq_len,
-            batch,
-            ..with(|config| {
-                config.input_size = input_size;
-                config.hidden_size = hidden_size;
-            })
-        });
+        both_cells(
+            Case {
+                seq_len,
+                batch,
+                ..with(|config| {
+                    config.input_size = input_size;
+                    config.hidden_size = hidden_size;
+                })
+            },
+            check_lightly,
+        );
     }
 }
 
 #[test]
 fn saturated_gates_stay_finite() {
-    check_cells(Case {
-        magnitude: 3000.0,
-        ..SMALL
-    });
+    both_cells(
+        Case {
+            magnitude: 3000.0,
+            ..SMALL
+        },
+        check_lightly,
+    );
 }
 
 #[test]
 fn nothing_to_do() {
-    check_cells(Case {
-        seq_len: 0,
-        ..with(|config| config.num_layers = 2)
-    });
-    check_cells(Case { batch: 0, ..SMALL });
+    both_cells(
+        Case {
+            seq_len: 0,
+            ..with(|config| config.num_layers = 2)
+        },
+        check_lightly,
+    );
+    both_cells(Case { batch: 0, ..SMALL }, check_lightly);
 }
 
 #[test]
@@ -131,7 +152,7 @@ fn segments_hand_their_state_and_sums_on() {
             };
             gpu.with_capabilities(few, Default::default())
         };
-        let cut: Vec<_> = guises(gpu).iter().map(cut).collect();
+        let cut: Vec<_> = guises(gpu)[2..4].iter().map(cut).collect();
         let capabilities = cut[0].context().capabilities();
         let given = MinRecurrentGiven::default();
         let plan = case.config.plan(capabilities, case.shape(), given);
