@@ -4,21 +4,28 @@
 // One layer of an RNN, LSTM or GRU over a sequence. The input projection gates_x = x weight_ih^T +
 // bias has been computed for all steps by a GEMM; what is left per step is
 //     gates_h = weight_hh h_(t-1);  (h_t, c_t) = cell(gates_x, gates_h, h_(t-1), c_(t-1))
+// and with PROJECTED h_t = weight_hr h_t, state_size long, else hidden_size long as c_t.
 // Step s computes time s in the forward and seq_len - 1 - s in the reverse direction. With lengths,
 // times at or past a sequence's own length give output 0 and leave the state alone, so that the
 // reverse direction starts at each sequence's own end.
 //
 // Layout (row-major, last axis contiguous; gates in the order of the cell's file)
-//     scratch   states [num_directions, batch, hidden_size]: of an LSTM c, of a cell of two phases
-//               r h and, as large again, the sum of z; then from gates_first on
-//               gates_x [num_directions, steps of the chunk, batch, NUM_GATES, hidden_size]
+//     scratch   states [num_directions, batch, hidden_size]: of an LSTM c, of a reset before the
+//               product the sum of z; with two phases as large again, what the second one
+//               multiplies: r h, or the h that is to be projected; then from gates_first on
+//               gates_x [num_directions, steps of the chunk, batch], rows of row_len elements:
+//               NUM_GATES times hidden_size; with SAVE see recurrent_save.wgsl
 //     weights   see recurrent_pack.wgsl; one block of it per direction
-//     h_0, c_0, h_n, c_n   [num_directions, batch, hidden_size]
+//     h_0, h_n  [num_directions, batch, state_size]
+//     c_0, c_n  [num_directions, batch, hidden_size]
 //     lengths   [batch]
-//     output    [seq_len, batch, num_directions, hidden_size], from time output_time on
+//     output    [seq_len, batch, num_directions, state_size] or, by its strides, [batch, seq_len,
+//               num_directions, state_size], from time output_time on
+// Source of the projection: Sak, Senior and Beaufays 2014; proj_size of PyTorch.
 
 struct Params {
     hidden_size: u32,
+    state_size: u32,
     batch: u32,
     seq_len: u32,
     // directions of the tensors; the first one of this dispatch, and whether that one runs in
@@ -41,12 +48,19 @@ struct Params {
     gates_first: u32,
     weights_direction: u32,
     unit_weights_first: u32,
+    weight_hr_first: u32,
     h_0_first: u32,
     c_0_first: u32,
     h_n_first: u32,
     c_n_first: u32,
     output_first: u32,
     activations: u32,
+    row_len: u32,
+    exchange_first: u32,
+    spin_bound: u32,
+    // of output, in tokens
+    output_time_stride: u32,
+    output_row_stride: u32,
 }
 
 const HAS_H_0: u32 = 1u;
@@ -60,7 +74,6 @@ const WRITE_C_N: u32 = 16u;
 @group(0) @binding(2) var<storage, read>       h_0:     array<f32>;
 @group(0) @binding(3) var<storage, read>       c_0:     array<f32>;
 @group(0) @binding(4) var<storage, read>       lengths: array<u32>;
-@group(0) @binding(5) var<storage, read_write> scratch: array<f32>;
 @group(0) @binding(6) var<storage, read_write> output:  array<f32>;
 @group(0) @binding(7) var<storage, read_write> h_n:     array<f32>;
 @group(0) @binding(8) var<storage, read_write> c_n:     array<f32>;
@@ -99,13 +112,24 @@ fn moment_of(step: u32, row: u32, direction: u32) -> Moment {
 }
 
 // element of [num_directions, batch, hidden_size]
-fn state_at(direction: u32, row: u32, unit: u32) -> u32 {
+fn cell_at(direction: u32, row: u32, unit: u32) -> u32 {
     return (direction * params.batch + row) * params.hidden_size + unit;
 }
 
+// element of [num_directions, batch, state_size]
+fn state_at(direction: u32, row: u32, unit: u32) -> u32 {
+    return (direction * params.batch + row) * params.state_size + unit;
+}
+
+// where the first phase of a step leaves to the second what that multiplies
+fn factor_at(direction: u32, row: u32, unit: u32) -> u32 {
+    return cell_at(params.num_directions + direction, row, unit);
+}
+
 fn output_at(time: u32, direction: u32, row: u32, unit: u32) -> u32 {
-    let token = (time - params.output_time) * params.batch + row;
-    let index = (token * params.num_directions + direction) * params.hidden_size + unit;
+    let time_offset = (time - params.output_time) * params.output_time_stride;
+    let token = time_offset + row * params.output_row_stride;
+    let index = (token * params.num_directions + direction) * params.state_size + unit;
     return params.output_first + index;
 }
 
@@ -118,7 +142,7 @@ fn initial_h(direction: u32, row: u32, unit: u32) -> f32 {
 
 fn initial_c(direction: u32, row: u32, unit: u32) -> f32 {
     if (has(HAS_C_0)) {
-        return c_0[params.c_0_first + state_at(direction, row, unit)];
+        return c_0[params.c_0_first + cell_at(direction, row, unit)];
     }
     return 0.0;
 }
@@ -139,21 +163,25 @@ fn previous_c(moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
     if (moment.first || !moment.inside) {
         return initial_c(direction, row, unit);
     }
-    return scratch[state_at(direction, row, unit)];
+    return scratch_at(cell_at(direction, row, unit));
 }
 
-// the gates of the input projection
-fn gates_x(moment: Moment, direction: u32, row: u32, unit: u32) -> array<f32, NUM_GATES> {
+// the row of gates_x of a token
+fn gates_at(moment: Moment, direction: u32, row: u32) -> u32 {
     // the chunk's gates lie in order of time, also those of the reverse direction
     let chunk_end = params.chunk_start + params.chunk_steps;
     let start = select(params.chunk_start, params.seq_len - chunk_end, is_reverse(direction));
     let step = (direction - params.direction) * params.chunk_steps + moment.time - start;
-    let index = (step * params.batch + row) * NUM_GATES * params.hidden_size + unit;
-    let first = params.gates_first + index;
+    return params.gates_first + (step * params.batch + row) * params.row_len;
+}
+
+// the gates of the input projection
+fn gates_x(moment: Moment, direction: u32, row: u32, unit: u32) -> array<f32, NUM_GATES> {
+    let first = gates_at(moment, direction, row) + unit;
     var gates: array<f32, NUM_GATES>;
     // unroll
     for (var g = 0u; g < NUM_GATES; g++) {
-        gates[g] = scratch[first + g * params.hidden_size];
+        gates[g] = scratch_at(first + g * params.hidden_size);
     }
     return gates;
 }
@@ -162,6 +190,12 @@ fn gates_x(moment: Moment, direction: u32, row: u32, unit: u32) -> array<f32, NU
 fn weight_hh(direction: u32, k4: u32, gate_row: u32) -> vec4<f32> {
     let block = (direction - params.direction) * params.weights_direction;
     return weights[block + k4 * NUM_GATES * params.hidden_size + gate_row];
+}
+
+// the same of weight_hr
+fn weight_hr(direction: u32, k4: u32, unit: u32) -> vec4<f32> {
+    let block = (direction - params.direction) * params.weights_direction;
+    return weights[block + params.weight_hr_first + k4 * params.state_size + unit];
 }
 
 // the weights of a unit that belong to no product; see recurrent_pack.wgsl
@@ -176,25 +210,35 @@ fn unit_weights(direction: u32, unit: u32) -> vec3<f32> {
     return own;
 }
 
-// carries the new state of a unit to where the next step and the caller look for it
-fn store_state(moment: Moment, direction: u32, row: u32, unit: u32, state: State) {
+// whether the state after this step is the last one; a sequence of length 0 hands its initial
+// state on, once
+fn is_final(moment: Moment, row: u32) -> bool {
+    let empty = length_of(row) == 0u && params.first_step == 0u;
+    return (moment.last && moment.inside) || empty;
+}
+
+// carries a new cell state to where the next step and the caller look for it
+fn store_c(moment: Moment, direction: u32, row: u32, unit: u32, c: f32) {
     if (moment.inside && HAS_CELL) {
-        scratch[state_at(direction, row, unit)] = state.c;
+        set_scratch(cell_at(direction, row, unit), c);
     }
+    finish_c(moment, direction, row, unit, c);
+}
+
+fn finish_c(moment: Moment, direction: u32, row: u32, unit: u32, c: f32) {
+    if (is_final(moment, row) && has(WRITE_C_N)) {
+        c_n[params.c_n_first + cell_at(direction, row, unit)] = c;
+    }
+}
+
+// the same for a hidden state
+fn store_h(moment: Moment, direction: u32, row: u32, unit: u32, h: f32) {
     if (params.seq_len > 0u) {
         let at = output_at(moment.time, direction, row, unit);
-        output[at] = select(0.0, state.h, moment.inside);
+        output[at] = select(0.0, h, moment.inside);
     }
-    // a sequence of length 0 hands its initial state on, once
-    let empty = length_of(row) == 0u && params.first_step == 0u;
-    if ((moment.last && moment.inside) || empty) {
-        let at = state_at(direction, row, unit);
-        if (has(WRITE_H_N)) {
-            h_n[params.h_n_first + at] = state.h;
-        }
-        if (has(WRITE_C_N)) {
-            c_n[params.c_n_first + at] = state.c;
-        }
+    if (is_final(moment, row) && has(WRITE_H_N)) {
+        h_n[params.h_n_first + state_at(direction, row, unit)] = h;
     }
 }
 

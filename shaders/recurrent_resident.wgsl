@@ -9,16 +9,17 @@
 //             weight_hh (r < ROWS), then computes the cell of the (batch row, unit) pairs i + p *
 //             WORKGROUP_SIZE (p < PAIRS), whose cell state it keeps in registers
 // Memory      wg_h [BATCH, BLOCKS * 8], wg_gates [BATCH, ROWS * WORKGROUP_SIZE]
-// Holds       HIDDEN == hidden_size, BLOCKS * 8 >= HIDDEN, ROWS * WORKGROUP_SIZE >= NUM_GATES *
-//             HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
+// Holds       HIDDEN == hidden_size, STATE == state_size, BLOCKS * 8 >= STATE, ROWS *
+//             WORKGROUP_SIZE >= NUM_GATES * HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
 // Precision   f32; each sum in an order fixed by the constants
-// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_*.wgsl,
+// Parts       common.wgsl, recurrent_memory.wgsl, recurrent_problem.wgsl, recurrent_save.wgsl,
+//             recurrent_cell_*.wgsl,
 //             recurrent_hidden_workgroup.wgsl or recurrent_hidden_subgroup.wgsl,
 //             recurrent_sums_registers.wgsl or recurrent_sums_streamed.wgsl
 
 const GATE_ROWS: u32 = NUM_GATES * HIDDEN;
 
-// h of the step before; past HIDDEN zeros
+// h of the step before; past STATE zeros
 var<workgroup> wg_h: array<f32, BATCH * BLOCKS * 8u>;
 var<workgroup> wg_gates: array<f32, BATCH * ROWS * WORKGROUP_SIZE>;
 
@@ -37,7 +38,7 @@ fn store_sums(lane: Lane, direction: u32, phase: u32) {
     for (var b = 0u; b < BATCH; b++) {
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            if ((NUM_PHASES == 1u) | ((r < FIRST_ROWS) == (phase == 0u))) {
+            if ((FIRST_GATES == NUM_GATES) | ((r < FIRST_ROWS) == (phase == 0u))) {
                 wg_gates[(b * ROWS + r) * WORKGROUP_SIZE + lane.index] = sums[b][r];
             }
         }
@@ -56,6 +57,28 @@ fn gates_h(b: u32, unit: u32) -> array<f32, NUM_GATES> {
         gates[g] = wg_gates[at];
     }
     return gates;
+}
+
+// where, with PROJECTED, the cell of a unit leaves its h: the sum of its first gate has been read
+fn unprojected_at(b: u32, unit: u32) -> u32 {
+    return b * ROWS * WORKGROUP_SIZE + unit;
+}
+
+// weight_hr times the h of all units, one element of it
+fn projected(direction: u32, b: u32, unit: u32) -> f32 {
+    var sum = 0.0;
+    for (var k4 = 0u; k4 < HIDDEN / 4u; k4++) {
+        let w = weight_hr(direction, k4, unit);
+        // unroll
+        for (var c = 0u; c < 4u; c++) {
+            sum = fma(w[c], wg_gates[unprojected_at(b, 4u * k4 + c)], sum);
+        }
+    }
+    for (var k = HIDDEN / 4u * 4u; k < HIDDEN; k++) {
+        let w = weight_hr(direction, k / 4u, unit)[k % 4u];
+        sum = fma(w, wg_gates[unprojected_at(b, k)], sum);
+    }
+    return sum;
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -87,9 +110,11 @@ fn recurrent_resident(
         if (b < BATCH && row < params.batch) {
             let moment = moment_of(params.first_step, row, direction);
             let unit = pair % HIDDEN;
-            state[p].h = previous_h(moment, direction, row, unit);
             state[p].c = previous_c(moment, direction, row, unit);
-            wg_h[b * BLOCKS * 8u + unit] = state[p].h;
+            if (unit < STATE) {
+                state[p].h = previous_h(moment, direction, row, unit);
+                wg_h[b * BLOCKS * 8u + unit] = state[p].h;
+            }
         }
     }
 
@@ -100,7 +125,7 @@ fn recurrent_resident(
         store_sums(lane, direction, 0u);
         // wg_gates is visible, wg_h is free
         workgroupBarrier();
-        if (NUM_PHASES == 2u) {
+        if (NUM_PHASES == 2u && !PROJECTED) {
             // unroll
             for (var p = 0u; p < PAIRS; p++) {
                 let pair = lane.index + p * WORKGROUP_SIZE;
@@ -131,13 +156,48 @@ fn recurrent_resident(
             if (b < BATCH && row < params.batch) {
                 let unit = pair % HIDDEN;
                 let moment = moment_of(params.first_step + s, row, direction);
+                if (SAVE && !PROJECTED) {
+                    save_h(moment, direction, row, unit, state[p].h);
+                }
                 if (moment.inside) {
                     let x = gates_x(moment, direction, row, unit);
+                    let h = gates_h(b, unit);
                     let own = unit_weights(direction, unit);
-                    state[p] = cell(direction, x, gates_h(b, unit), own, state[p]);
-                    wg_h[b * BLOCKS * 8u + unit] = state[p].h;
+                    if (SAVE) {
+                        save(moment, direction, row, unit, x, h, own, state[p].c);
+                    }
+                    state[p] = cell(direction, x, h, own, state[p]);
+                    if (!PROJECTED) {
+                        wg_h[b * BLOCKS * 8u + unit] = state[p].h;
+                    }
+                } else if (SAVE) {
+                    save_nothing(moment, direction, row, unit);
                 }
-                store_state(moment, direction, row, unit, state[p]);
+                store_c(moment, direction, row, unit, state[p].c);
+                if (PROJECTED) {
+                    wg_gates[unprojected_at(b, unit)] = state[p].h;
+                } else {
+                    store_h(moment, direction, row, unit, state[p].h);
+                }
+            }
+        }
+        if (PROJECTED) {
+            // wg_gates is visible, wg_h is free
+            workgroupBarrier();
+            for (var i = lane.index; i < BATCH * STATE; i += WORKGROUP_SIZE) {
+                let b = i / STATE;
+                let unit = i % STATE;
+                let row = row_start + b;
+                if (row < params.batch) {
+                    let moment = moment_of(params.first_step + s, row, direction);
+                    if (SAVE) {
+                        save_h(moment, direction, row, unit, wg_h[b * BLOCKS * 8u + unit]);
+                    }
+                    if (moment.inside) {
+                        wg_h[b * BLOCKS * 8u + unit] = projected(direction, b, unit);
+                    }
+                    store_h(moment, direction, row, unit, wg_h[b * BLOCKS * 8u + unit]);
+                }
             }
         }
     }

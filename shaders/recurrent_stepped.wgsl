@@ -11,7 +11,8 @@
 //             splits
 // Holds       any hidden_size; step number in group 1
 // Precision   f32; each sum in an order fixed by the constants
-// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_rnn.wgsl,
+// Parts       common.wgsl, recurrent_memory.wgsl, recurrent_problem.wgsl, recurrent_save.wgsl,
+//             recurrent_cell_rnn.wgsl,
 //             recurrent_cell_lstm.wgsl or recurrent_cell_gru.wgsl
 
 const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
@@ -28,12 +29,28 @@ var<workgroup> wg_h: array<vec4<f32>, BATCH * K_VECTORS>;
 // [SPLIT, UNITS, BATCH, NUM_GATES]
 var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * ROW_GATES>;
 
-// what the rows of weight_hh are multiplied with: h, in the second phase r h
+// what the rows of the matrix are multiplied with: h, in the second phase what the first has left
 fn factor(second_phase: bool, moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
     if (NUM_PHASES == 2u && second_phase) {
-        return scratch[state_at(direction, row, unit)];
+        return scratch_at(factor_at(direction, row, unit));
     }
     return previous_h(moment, direction, row, unit);
+}
+
+// whether a phase sums gate g; a projection takes the place of gate 0
+fn is_summed(second_phase: bool, g: u32) -> bool {
+    if (PROJECTED) {
+        return !second_phase || g == 0u;
+    }
+    return NUM_PHASES == 1u || (g >= FIRST_GATES) == second_phase;
+}
+
+// four weights of gate g of a unit
+fn weights_of(second_phase: bool, direction: u32, k4: u32, g: u32, unit: u32) -> vec4<f32> {
+    if (PROJECTED && second_phase) {
+        return weight_hr(direction, k4, unit);
+    }
+    return weight_hh(direction, k4, g * params.hidden_size + unit);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -51,7 +68,14 @@ fn recurrent_stepped(
     let direction = params.direction + group / params.unit_tiles / params.batch_tiles;
     let step_index = params.first_step + step.index / NUM_PHASES;
     let second_phase = step.index % NUM_PHASES == 1u;
-    let unit = min(unit_start + lane % UNITS, params.hidden_size - 1u);
+    // a projection has units of its own, fewer of them
+    let projecting = PROJECTED && second_phase;
+    let num_units = select(params.hidden_size, params.state_size, projecting);
+    let num_factors = select(params.state_size, params.hidden_size, second_phase);
+    if (unit_start >= num_units) {
+        return;
+    }
+    let unit = min(unit_start + lane % UNITS, num_units - 1u);
     let split = lane / UNITS;
 
     // pass 1: gates_h, a share of the sum each
@@ -63,7 +87,7 @@ fn recurrent_stepped(
             sum[b][g] = 0.0;
         }
     }
-    let num_vectors = (params.hidden_size + 3u) / 4u;
+    let num_vectors = (num_factors + 3u) / 4u;
     for (var start = 0u; start < num_vectors; start += K_VECTORS) {
         // wg_h is free
         workgroupBarrier();
@@ -75,7 +99,7 @@ fn recurrent_stepped(
                 // unroll
                 for (var c = 0u; c < 4u; c++) {
                     let k = 4u * (start + i % K_VECTORS) + c;
-                    if (k < params.hidden_size) {
+                    if (k < num_factors) {
                         staged[c] = factor(second_phase, moment, direction, row, k);
                     }
                 }
@@ -87,8 +111,8 @@ fn recurrent_stepped(
         for (var k = split; k < min(K_VECTORS, num_vectors - start); k += SPLIT) {
             // unroll
             for (var g = 0u; g < NUM_GATES; g++) {
-                if ((NUM_PHASES == 1u) | ((g >= FIRST_GATES) == second_phase)) {
-                    let w = weight_hh(direction, start + k, g * params.hidden_size + unit);
+                if (is_summed(second_phase, g)) {
+                    let w = weights_of(second_phase, direction, start + k, g, unit);
                     // unroll
                     for (var b = 0u; b < BATCH; b++) {
                         sum[b][g] += dot(w, wg_h[b * K_VECTORS + k]);
@@ -111,7 +135,7 @@ fn recurrent_stepped(
     for (var i = lane; i < UNITS * BATCH; i += WORKGROUP_SIZE) {
         let row = row_start + i / UNITS;
         let own_unit = unit_start + i % UNITS;
-        if (row < params.batch && own_unit < params.hidden_size) {
+        if (row < params.batch && own_unit < num_units) {
             var gates_h: array<f32, NUM_GATES>;
             // unroll
             for (var g = 0u; g < NUM_GATES; g++) {
@@ -125,25 +149,52 @@ fn recurrent_stepped(
                 }
             }
             let moment = moment_of(step_index, row, direction);
-            var state = State(
-                previous_h(moment, direction, row, own_unit),
-                previous_c(moment, direction, row, own_unit),
-            );
+            if (projecting) {
+                let h = previous_h(moment, direction, row, own_unit);
+                if (SAVE) {
+                    save_h(moment, direction, row, own_unit, h);
+                }
+                store_h(moment, direction, row, own_unit, select(h, gates_h[0], moment.inside));
+                continue;
+            }
+            var state = State(0.0, previous_c(moment, direction, row, own_unit));
+            if (!PROJECTED) {
+                state.h = previous_h(moment, direction, row, own_unit);
+            }
+            if (SAVE && !PROJECTED) {
+                save_h(moment, direction, row, own_unit, state.h);
+            }
             if (moment.inside) {
                 let x = gates_x(moment, direction, row, own_unit);
-                if (NUM_PHASES == 2u) {
-                    let at = state_at(direction, row, own_unit);
-                    let sum_z = params.num_directions * params.batch * params.hidden_size + at;
+                if (NUM_PHASES == 2u && !PROJECTED) {
+                    let sum_z = cell_at(direction, row, own_unit);
                     if (!second_phase) {
-                        scratch[at] = reset(direction, x, gates_h, state.h);
-                        scratch[sum_z] = gates_h[Z];
+                        let rh = reset(direction, x, gates_h, state.h);
+                        set_scratch(factor_at(direction, row, own_unit), rh);
+                        set_scratch(sum_z, gates_h[Z]);
+                        if (SAVE) {
+                            // what the second phase finds in the place of x_r, and adds 0 to
+                            let sum_r = gates_at(moment, direction, row) + own_unit;
+                            set_scratch(sum_r, x[0] + gates_h[0]);
+                        }
                         continue;
                     }
-                    gates_h[Z] = scratch[sum_z];
+                    gates_h[Z] = scratch_at(sum_z);
                 }
-                state = cell(direction, x, gates_h, unit_weights(direction, own_unit), state);
+                let own = unit_weights(direction, own_unit);
+                if (SAVE) {
+                    save(moment, direction, row, own_unit, x, gates_h, own, state.c);
+                }
+                state = cell(direction, x, gates_h, own, state);
+            } else if (SAVE) {
+                save_nothing(moment, direction, row, own_unit);
             }
-            store_state(moment, direction, row, own_unit, state);
+            store_c(moment, direction, row, own_unit, state.c);
+            if (PROJECTED) {
+                set_scratch(factor_at(direction, row, own_unit), state.h);
+            } else {
+                store_h(moment, direction, row, own_unit, state.h);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ fn load_weights(lane: Lane, direction: u32) {
         // unroll
         for (var k = 0u; k < BLOCK_VECTORS; k++) {
             var w = vec4<f32>();
-            if (gate_row < GATE_ROWS && 4u * k < HIDDEN) {
+            if (gate_row < GATE_ROWS && 4u * k < STATE) {
                 w = weight_hh(direction, k, gate_row);
             }
             register_weights[r][k] = w;
@@ -35,7 +35,7 @@ fn gate_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, ROWS>, 
             let h = hidden_block(lane, b, block);
             // unroll
             for (var r = 0u; r < ROWS; r++) {
-                if ((NUM_PHASES == 1u) | ((r < FIRST_ROWS) == (phase == 0u))) {
+                if ((FIRST_GATES == NUM_GATES) | ((r < FIRST_ROWS) == (phase == 0u))) {
                     // unroll
                     for (var j = 0u; j < 8u; j++) {
                         let w = register_weights[r][2u * block + j / 4u][j % 4u];

@@ -9,7 +9,7 @@ use crate::kernel::{Access, Dispatch, Operand, WINDOW_ALIGNMENT};
 use crate::{Checks, Context, Error};
 
 /// An operation with its buffers: ready to be recorded, as often as wanted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Bound {
     launches: Vec<Launch>,
 }
@@ -39,6 +39,11 @@ impl Bound {
                 }
             }
         }
+    }
+
+    /// Records `next` behind this.
+    pub(crate) fn extend(&mut self, next: Self) {
+        self.launches.extend(next.launches);
     }
 
     /// The dispatches that [`record`](Self::record) encodes.

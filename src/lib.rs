@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod additive_attention;
 mod attention;
 mod bound;
 mod capabilities;
@@ -9,6 +10,7 @@ mod element;
 mod error;
 mod gemm;
 mod gpu;
+mod gradient_clip;
 pub mod kernel;
 pub mod peak;
 pub mod philox;
@@ -16,10 +18,14 @@ mod plan;
 mod recurrent;
 pub mod reference;
 
+pub use additive_attention::{
+    AdditiveAttention, AdditiveAttentionBackwardBuffers, AdditiveAttentionBuffers,
+    AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape,
+};
 pub use attention::{
     Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
-    AttentionGiven, AttentionShape, AttentionWeightsBuffers, Axes, Causal, Chosen, Layout, Packed,
-    Paged,
+    AttentionGiven, AttentionMerge, AttentionMergeBuffers, AttentionShape, AttentionWeightsBuffers,
+    Axes, Causal, Chosen, Layout, Packed, Paged,
 };
 pub use bound::Bound;
 pub use capabilities::Capabilities;
@@ -28,9 +34,12 @@ pub use element::ElementType;
 pub use error::Error;
 pub use gemm::{Gemm, GemmBuffers, GemmConfig, GemmShape};
 pub use gpu::Gpu;
+pub use gradient_clip::{GradientClip, GradientClipBuffers, GradientClipConfig};
 pub use plan::{Plan, Variant};
 pub use recurrent::{
-    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBuffers, RecurrentConfig,
-    RecurrentShape, RecurrentWeights, Tier,
+    Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients,
+    RecurrentSession, RecurrentShape, RecurrentWeights, SessionBound, SessionBuffers, Tier,
+    probe_dispatch,
 };
 pub use wgpu;

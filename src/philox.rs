@@ -3,6 +3,9 @@
 //!
 //! Source: Salmon, Moraes, Dror and Shaw 2011, *Parallel random numbers: as easy as 1, 2, 3*.
 
+/// The WGSL of [`philox`].
+pub(crate) const PART: &str = include_str!("../shaders/philox.wgsl");
+
 /// Four words of noise for a counter and a key.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     const MULTIPLIER: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];

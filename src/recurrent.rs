@@ -20,15 +20,23 @@
 //! projection hoisted out of the loop); Diamos et al. 2016 (weights that stay on the chip).
 
 mod activation;
+mod backward;
+mod carry;
+mod dropout;
 mod pack;
 mod plan;
+mod probe;
+mod session;
 mod steps;
 mod tile;
 
 pub use activation::{Activation, Activations};
+pub use backward::{RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentGradients};
 pub use pack::RecurrentWeights;
+pub use probe::probe_dispatch;
+pub use session::{RecurrentSession, SessionBound, SessionBuffers};
 
-use crate::{Bound, Context, Error, Plan, Variant};
+use crate::{Bound, Context, ElementType, Error, Plan, Variant};
 
 /// What happens in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,11 +74,6 @@ impl Cell {
         }
     }
 
-    /// Products per step, each of which waits for the one before.
-    fn phases(self) -> u32 {
-        1 + u32::from(self.first_gates() < self.num_gates())
-    }
-
     /// Whether a cell state goes from step to step beside the hidden state.
     pub fn has_cell_state(self) -> bool {
         matches!(self, Self::Lstm | Self::LstmCoupled)
@@ -104,6 +107,11 @@ pub enum Tier {
     /// One workgroup carries its batch rows through all steps; the number of dispatches does not depend on
     /// `seq_len`, but for a bound on the work of each.
     Resident,
+    /// Several workgroups share the units of each sequence through all steps and hand the state to each other
+    /// in device memory. One that waits too long gives up, and a second dispatch goes on from that step, in
+    /// one workgroup: slower, with the same bits. So it is right everywhere, and fast where the workgroups run
+    /// at the same time; it is planned only where [`Context::probe`] has seen them do so.
+    Persistent,
 }
 
 impl Tier {
@@ -112,6 +120,7 @@ impl Tier {
         match self {
             Self::Stepped => "stepped",
             Self::Resident => "resident",
+            Self::Persistent => "persistent",
         }
     }
 }
@@ -121,20 +130,46 @@ impl Tier {
 pub struct RecurrentConfig {
     /// The cell of all layers.
     pub cell: Cell,
+    /// How `input` is stored. States, sums and `output` are f32.
+    pub element: ElementType,
+    /// How the tensors of [`RecurrentWeights`] are stored; their packed copy is f32.
+    pub weights: ElementType,
+    /// `input` is `[batch, seq_len, input_size]` and `output` `[batch, seq_len, num_directions * state_size]`;
+    /// they are read and written in place. The states are as ever.
+    pub batch_first: bool,
     /// Length of an input vector.
     pub input_size: u32,
-    /// Length of a hidden state.
+    /// Units of a layer: the length of a cell state, and of a hidden state unless it is projected.
     pub hidden_size: u32,
+    /// Of an LSTM, PyTorch's `proj_size`: the hidden state is `weight_hr (o tanh(c))`, this long, at most
+    /// `hidden_size`. It is what the next step, the next layer and the caller see.
+    pub proj_size: Option<u32>,
     /// Layers; each but the first reads the output of the one before.
     pub num_layers: u32,
     /// The direction of all layers.
     pub direction: Direction,
     /// Whether the gates of an LSTM look at the cell state, too: see [`RecurrentWeights::peephole`].
     pub peephole: bool,
+    /// Probability, from 0 to below 1, that an element of the output of a layer but the last is dropped: 0 to
+    /// the next layer, where the others are divided by `1 - dropout`. The layer's own states keep it.
+    ///
+    /// Element `e` of the output `[seq_len, batch, num_directions * state_size]` of `layer` is kept if word
+    /// `e % 4` of `philox([e / 4 mod 2^32, layer, e / 4 / 2^32, 0], seed)` is at least
+    /// [`threshold(dropout)`](crate::philox::threshold); the seed's lower half comes first in the key.
+    pub dropout: f32,
     /// Of each direction, functions other than [`Cell::activations`]; the kernels for these are slower.
     pub activations: Option<[Activations; 2]>,
     /// Bounds what goes into the activations to `-clip..clip`, as ONNX does.
     pub clip: Option<f32>,
+    /// Truncated backpropagation through time: no gradient passes back from a step of a sequence to the one before
+    /// where the number of steps before it, in the order in which the direction runs, is a multiple of this; 1 or
+    /// more. The forward pass knows nothing of it.
+    pub truncate: Option<u32>,
+    /// Whether the packed weights also hold what [`Recurrent::bind_backward`] reads.
+    pub gradients: bool,
+    /// How often a workgroup of [`Tier::Persistent`] looks for what another hands it before it gives up;
+    /// absent, some tens of milliseconds.
+    pub spin_bound: Option<u32>,
     /// Forces a tier; otherwise the one that suits shape and device is taken.
     pub tier: Option<Tier>,
     /// Forces a variant; otherwise the best that the device can run is taken.
@@ -145,48 +180,79 @@ impl Default for RecurrentConfig {
     fn default() -> Self {
         Self {
             cell: Cell::Lstm,
+            element: ElementType::F32,
+            weights: ElementType::F32,
+            batch_first: false,
             input_size: 128,
             hidden_size: 128,
+            proj_size: None,
             num_layers: 1,
             direction: Direction::Forward,
             peephole: false,
+            dropout: 0.0,
             activations: None,
             clip: None,
+            spin_bound: None,
+            truncate: None,
+            gradients: false,
             tier: None,
             variant: None,
         }
     }
 }
 
+impl RecurrentConfig {
+    /// Length of a hidden state: `proj_size`, or `hidden_size`.
+    pub fn state_size(&self) -> u32 {
+        self.proj_size.unwrap_or(self.hidden_size)
+    }
+
+    /// Whether there are layers between which something is dropped.
+    fn has_dropout(&self) -> bool {
+        self.dropout > 0.0 && self.num_layers > 1
+    }
+
+    /// Products per step, each of which waits for the one before.
+    fn phases(&self) -> u32 {
+        let split = self.cell.first_gates() < self.cell.num_gates();
+        1 + u32::from(split || self.proj_size.is_some())
+    }
+}
+
 /// What varies per call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecurrentShape {
     /// Steps.
     pub seq_len: u32,
     /// Independent sequences.
     pub batch: u32,
+    /// Of the dropout between layers.
+    pub seed: u64,
 }
 
-/// The tensors of a call, f32 but for `lengths`.
+/// The tensors of a call, f32 but for `input` and `lengths`.
 #[derive(Debug, Clone, Copy)]
 pub struct RecurrentBuffers<'a> {
-    /// `[seq_len, batch, input_size]`, read.
+    /// `[seq_len, batch, input_size]`, or see [`RecurrentConfig::batch_first`]; read; stored as
+    /// [`RecurrentConfig::element`] says.
     pub input: wgpu::BufferSlice<'a>,
     /// What [`Recurrent::pack_weights`] wrote; [`Recurrent::packed_size`] bytes, read.
     pub weights: wgpu::BufferSlice<'a>,
-    /// `[num_layers * num_directions, batch, hidden_size]`, read; zeros if absent.
+    /// `[num_layers * num_directions, batch, state_size]`, read; zeros if absent.
     pub h_0: Option<wgpu::BufferSlice<'a>>,
-    /// Of an LSTM, like `h_0`.
+    /// Of an LSTM, `[num_layers * num_directions, batch, hidden_size]`, read; zeros if absent.
     pub c_0: Option<wgpu::BufferSlice<'a>>,
     /// `[batch]`, u32, read: the length of each sequence, at most `seq_len`; all of it if absent.
     pub lengths: Option<wgpu::BufferSlice<'a>>,
-    /// `[seq_len, batch, num_directions * hidden_size]`, written.
+    /// `[seq_len, batch, num_directions * state_size]`, or see [`RecurrentConfig::batch_first`]; written.
     pub output: wgpu::BufferSlice<'a>,
-    /// `[num_layers * num_directions, batch, hidden_size]`, written if given: the state after the last step.
+    /// `[num_layers * num_directions, batch, state_size]`, written if given: the state after the last step.
     pub h_n: Option<wgpu::BufferSlice<'a>>,
-    /// Of an LSTM, like `h_n`.
+    /// Of an LSTM, `[num_layers * num_directions, batch, hidden_size]`, written if given.
     pub c_n: Option<wgpu::BufferSlice<'a>>,
-    /// [`Recurrent::scratch_size`] bytes of any content.
+    /// What the backward pass needs, written if given; [`Recurrent::reserve_size`] bytes.
+    pub reserve: Option<wgpu::BufferSlice<'a>>,
+    /// [`Recurrent::scratch_size`] bytes of any content; unused with a `reserve`.
     pub scratch: wgpu::BufferSlice<'a>,
 }
 
@@ -198,7 +264,7 @@ impl<'a> RecurrentBuffers<'a> {
         output: wgpu::BufferSlice<'a>,
         scratch: wgpu::BufferSlice<'a>,
     ) -> Self {
-        let (h_0, c_0, lengths, h_n, c_n) = Default::default();
+        let (h_0, c_0, lengths, h_n, c_n, reserve) = Default::default();
         Self {
             input,
             weights,
@@ -208,6 +274,7 @@ impl<'a> RecurrentBuffers<'a> {
             output,
             h_n,
             c_n,
+            reserve,
             scratch,
         }
     }
@@ -219,6 +286,7 @@ impl<'a> RecurrentBuffers<'a> {
             ("lengths", self.lengths),
             ("h_n", self.h_n),
             ("c_n", self.c_n),
+            ("reserve", self.reserve),
         ];
         let needed = [
             ("input", self.input),
@@ -239,6 +307,7 @@ impl<'a> RecurrentBuffers<'a> {
             lengths: self.lengths.is_some(),
             h_n: self.h_n.is_some(),
             c_n: self.c_n.is_some(),
+            reserve: self.reserve.is_some(),
         }
     }
 }
@@ -256,6 +325,8 @@ pub struct Given {
     pub h_n: bool,
     /// The last cell state is asked for.
     pub c_n: bool,
+    /// The backward pass follows.
+    pub reserve: bool,
 }
 
 /// An RNN, LSTM or GRU, compiled for one configuration.
@@ -280,6 +351,7 @@ impl Recurrent {
         let one = RecurrentShape {
             seq_len: 1,
             batch: 1,
+            seed: 0,
         };
         context.compile_own(&recurrent.plan(one, Given::default())?.dispatches)?;
         context.compile_own(&config.pack_dispatches())?;
@@ -305,6 +377,14 @@ impl Recurrent {
     /// [`Error::Shape`], [`Error::Limit`].
     pub fn scratch_size(&self, shape: RecurrentShape) -> Result<u64, Error> {
         Ok(self.plan(shape, Given::default())?.scratch_size)
+    }
+
+    /// Bytes that a forward pass of `shape` leaves for the backward pass.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Limit`].
+    pub fn reserve_size(&self, shape: RecurrentShape) -> Result<u64, Error> {
+        self.config.reserve_size(self.context.capabilities(), shape)
     }
 
     /// Binds the tensors of a call, which can then be recorded as often as wanted.
@@ -354,13 +434,23 @@ impl Recurrent {
     /// from `h_0` and `c_0` to `h_n` and `c_n`. Equal, bit for bit, to the same step of a sequence there.
     ///
     /// # Errors
-    /// Those of [`bind`](Self::bind).
+    /// Those of [`bind`](Self::bind); [`Error::Operand`] with dropout, whose noise would be the same in every step.
     pub fn bind_step(&self, batch: u32, buffers: RecurrentBuffers<'_>) -> Result<Bound, Error> {
-        let shape = RecurrentShape { seq_len: 1, batch };
+        let shape = RecurrentShape {
+            seq_len: 1,
+            batch,
+            seed: 0,
+        };
         let config = RecurrentConfig {
             tier: Some(Tier::Stepped),
             ..self.config
         };
+        if config.has_dropout() {
+            return Err(Error::Operand {
+                name: "dropout",
+                problem: "a single step does not know its time",
+            });
+        }
         let plan = config.plan(self.context.capabilities(), shape, buffers.given())?;
         self.context.bind_own(&plan.dispatches, &buffers.slices())
     }

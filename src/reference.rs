@@ -3,9 +3,11 @@
 //! One plain function per operation, generic over [`Real`]: in f64 it is the truth that kernels are
 //! compared with, in f32 the yardstick for how exact single precision can be. [`compare`] says how.
 
+pub mod additive_attention;
 pub mod attention;
 pub mod compare;
 pub mod gemm;
+pub mod gradient_clip;
 pub mod recurrent;
 
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use gatefold::reference::{attention as reference, recurrent};
+use gatefold::reference::{additive_attention as additive, attention as reference, recurrent};
 use gatefold::{Causal, Cell, Direction};
 use safetensors::{Dtype, SafeTensors};
 
@@ -86,6 +86,62 @@ impl Golden {
                 "{} {tensor}[{i}]: got {got:e}, expected {want:e}",
                 self.name
             );
+        }
+    }
+}
+
+#[test]
+fn additive_attention() {
+    for golden in Golden::of("additive_attention") {
+        let [batch, q_len, dim] = golden.shape("query");
+        let [_, kv_len, value_dim] = golden.shape("value");
+        let mask = golden.tensors.get("mask").map(|(shape, values)| {
+            let mut extents = [1; 3];
+            extents[3 - shape.len()..].copy_from_slice(shape);
+            let allowed: Vec<bool> = values.iter().map(|&x| x != 0.0).collect();
+            (extents, allowed)
+        });
+        let kv_lengths = golden.tensors.get("kv_lengths");
+        let kv_lengths: Option<Vec<i64>> =
+            kv_lengths.map(|(_, values)| values.iter().map(|&x| x as i64).collect());
+        let problem = additive::Problem {
+            batch,
+            q_len,
+            kv_len,
+            dim,
+            value_dim,
+            mask: mask.as_ref().map(|(shape, values)| additive::Mask {
+                shape: *shape,
+                values,
+            }),
+            kv_lengths: kv_lengths.as_deref(),
+        };
+        let inputs = additive::Inputs {
+            query: golden.values("query"),
+            key: golden.values("key"),
+            value: golden.values("value"),
+            v: golden.values("v"),
+        };
+        let got = additive::additive_attention(&problem, inputs);
+        golden.check("output", &got.output, 1e-13);
+        golden.check("log_sum_exp", &got.log_sum_exp, 1e-13);
+        golden.check("weights", &got.weights, 1e-13);
+        let grad_output = golden.values("grad_output");
+        let (grad, magnitude) =
+            additive::additive_attention_backward(&problem, inputs, grad_output);
+        golden.check("grad_query", &grad.query, 1e-12);
+        golden.check("grad_key", &grad.key, 1e-12);
+        golden.check("grad_value", &grad.value, 1e-12);
+        golden.check("grad_v", &grad.v, 1e-12);
+        // what a sum is measured by is never below it
+        for (sum, magnitude) in [
+            (&grad.query, &magnitude.query),
+            (&grad.key, &magnitude.key),
+            (&grad.value, &magnitude.value),
+            (&grad.v, &magnitude.v),
+        ] {
+            let within = |(sum, magnitude): (&f64, &f64)| sum.abs() <= magnitude * (1.0 + 1e-12);
+            assert!(sum.iter().zip(magnitude).all(within), "{}", golden.name);
         }
     }
 }
@@ -187,6 +243,19 @@ fn aligned(shape: &[usize]) -> [usize; 4] {
 }
 
 #[test]
+fn gradients() {
+    for golden in Golden::of("gradients") {
+        let cell = match (golden.option("op"), golden.option("nonlinearity")) {
+            (Some("lstm"), _) => Cell::Lstm,
+            (Some("gru"), _) => Cell::Gru,
+            (_, Some("relu")) => Cell::RnnRelu,
+            _ => Cell::RnnTanh,
+        };
+        check_recurrence(&golden, cell);
+    }
+}
+
+#[test]
 fn rnn() {
     for golden in Golden::of("rnn") {
         check_recurrence(
@@ -222,7 +291,11 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
     };
     let given = |name: String| optional(&name).unwrap_or_default().to_vec();
     let [seq_len, batch, input_size] = golden.shape("input");
-    let [states, _, hidden_size] = golden.shape("h_n");
+    let [states, _, state_size] = golden.shape("h_n");
+    let hidden_size = match golden.tensors.get("c_n") {
+        Some((shape, _)) => shape[2],
+        None => state_size,
+    };
     let ends: &[&str] = match optional("weight_hh_l0_reverse") {
         Some(_) => &["", "_reverse"],
         None => &[""],
@@ -236,32 +309,68 @@ fn check_recurrence(golden: &Golden, cell: Cell) {
             bias_ih: given(format!("bias_ih_{end}")),
             bias_hh: given(format!("bias_hh_{end}")),
             peephole: Vec::new(),
+            weight_hr: given(format!("weight_hr_{end}")),
         })
         .collect();
     let problem = recurrent::Problem {
         cell,
         input_size,
         hidden_size,
+        proj_size: (state_size != hidden_size).then_some(state_size),
         num_layers,
         direction: match ends.len() {
             2 => Direction::Bidirectional,
             _ => Direction::Forward,
         },
+        dropout: 0.0,
+        seed: 0,
         activations: None,
         clip: None,
+        truncate: None,
         seq_len,
         batch,
     };
+    let lengths: Option<Vec<u32>> =
+        optional("lengths").map(|lengths| lengths.iter().map(|&length| length as u32).collect());
     let initial = recurrent::Initial {
         h_0: optional("h_0"),
         c_0: optional("c_0"),
-        lengths: None,
+        lengths: lengths.as_deref(),
     };
     let got = recurrent::recurrent(&problem, golden.values("input"), &weights, initial);
     golden.check("output", &got.output, 1e-12);
     golden.check("h_n", &got.h_n, 1e-12);
     if cell == Cell::Lstm {
         golden.check("c_n", &got.c_n, 1e-12);
+    }
+    if !golden.name.starts_with("gradients") {
+        return;
+    }
+    let upstream = recurrent::Upstream {
+        output: optional("grad_output"),
+        h_n: optional("grad_h_n"),
+        c_n: optional("grad_c_n"),
+    };
+    let input = golden.values("input");
+    let [got, _] = recurrent::recurrent_backward(&problem, input, &weights, initial, upstream);
+    golden.check("grad_input", &got.input, 1e-12);
+    golden.check("grad_h_0", &got.h_0, 1e-12);
+    if cell == Cell::Lstm {
+        golden.check("grad_c_0", &got.c_0, 1e-12);
+    }
+    for (at, weights) in got.weights.iter().enumerate() {
+        let end = format!("l{}{}", at / ends.len(), ends[at % ends.len()]);
+        for (stem, values) in [
+            ("weight_ih", &weights.weight_ih),
+            ("weight_hh", &weights.weight_hh),
+            ("bias_ih", &weights.bias_ih),
+            ("bias_hh", &weights.bias_hh),
+            ("weight_hr", &weights.weight_hr),
+        ] {
+            if !values.is_empty() {
+                golden.check(&format!("grad_{stem}_{end}"), values, 1e-12);
+            }
+        }
     }
 }
 
@@ -276,10 +385,14 @@ fn one_step(
         cell,
         input_size: 1,
         hidden_size: h.len(),
+        proj_size: None,
         num_layers: 1,
         direction: Direction::Forward,
+        dropout: 0.0,
+        seed: 0,
         activations: None,
         clip: None,
+        truncate: None,
         seq_len: 1,
         batch: 1,
     };
@@ -309,6 +422,7 @@ fn a_reset_before_the_product_scales_h_itself() {
         bias_ih: vec![0.0; 6],
         bias_hh,
         peephole: vec![],
+        weight_hr: vec![],
     };
     let [a, b] = [0.6, -0.2];
     let before = one_step(Cell::GruResetBefore, weights.clone(), &[a, b], &[]).output;
@@ -331,6 +445,7 @@ fn peepholes_of_i_and_f_see_the_old_cell_and_that_of_o_the_new() {
         bias_ih: vec![0.0, 0.0, 0.7, 0.0],
         bias_hh: vec![0.0; 4],
         peephole: vec![0.5, -1.0, 2.0],
+        weight_hr: vec![],
     };
     let (i, g) = (sigmoid(0.5 * 0.8), 0.7_f64.tanh());
     let got = one_step(Cell::Lstm, weights.clone(), &[0.0], &[0.8]);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use gatefold::kernel::{Dispatch, MAX_STEPS, Operand, WINDOW_ALIGNMENT};
 use gatefold::{
     AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal, Cell, Direction, Error,
-    Given, Layout, Plan, RecurrentConfig, RecurrentShape, Tier, Variant,
+    Given, Layout, Plan, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape, Tier, Variant,
 };
 use proptest::prelude::*;
 
@@ -370,7 +370,12 @@ fn recurrences() -> impl Strategy<Value = (RecurrentConfig, RecurrentShape)> {
         Cell::GruResetBefore,
     ]);
     let direction = prop::sample::select(vec![Direction::Forward, Direction::Bidirectional]);
-    let tier = prop::sample::select(vec![None, Some(Tier::Stepped), Some(Tier::Resident)]);
+    let tier = prop::sample::select(vec![
+        None,
+        Some(Tier::Stepped),
+        Some(Tier::Resident),
+        Some(Tier::Persistent),
+    ]);
     let all = (
         cell,
         direction,
@@ -392,7 +397,15 @@ fn recurrences() -> impl Strategy<Value = (RecurrentConfig, RecurrentShape)> {
                 tier,
                 ..Default::default()
             };
-            (config, RecurrentShape { seq_len, batch })
+            let seed = 0;
+            (
+                config,
+                RecurrentShape {
+                    seq_len,
+                    batch,
+                    seed,
+                },
+            )
         },
     )
 }
@@ -403,7 +416,33 @@ proptest! {
         device in devices(),
         (config, shape) in recurrences(),
     ) {
-        if let Ok(plan) = config.plan(&device, shape, Given::default()) {
+        let config = RecurrentConfig { gradients: true, ..config };
+        let given = |reserve| Given { reserve, ..Default::default() };
+        let backward = RecurrentBackwardGiven {
+            lengths: true,
+            grad_output: true,
+            grad_h_n: true,
+            grad_input: true,
+            grad_h_0: true,
+            parameters: true,
+            bias: true,
+            grad_norms: true,
+            ..Default::default()
+        };
+        let more = RecurrentConfig {
+            batch_first: true,
+            gradients: false,
+            dropout: 0.5,
+            proj_size: (config.cell == Cell::Lstm).then_some(config.hidden_size / 2),
+            ..config
+        };
+        let plans = [
+            more.plan(&device, shape, given(false)),
+            config.plan(&device, shape, given(false)),
+            config.plan(&device, shape, given(true)),
+            config.plan_backward(&device, shape, backward),
+        ];
+        for plan in plans.into_iter().flatten() {
             prop_assert!(plan.dispatches.len() <= 1 << 16);
             for dispatch in &plan.dispatches {
                 prop_assert!((1..=MAX_STEPS).contains(&dispatch.steps));

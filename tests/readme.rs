@@ -53,6 +53,7 @@ fn recurrent(device: &Capabilities, hidden_size: u32) -> Plan {
             RecurrentShape {
                 seq_len: 512,
                 batch: 1,
+                seed: 0,
             },
             Given::default(),
         )

@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::recurrent::{Case, SMALL, check, pack, run, variants};
+use common::recurrent::{Case, SMALL, check, pack, run, run_keeping, variants};
 use common::{Output, bits, gpu, guises};
 use gatefold::{
-    Activation, Activations, Capabilities, Cell, Direction, Recurrent, RecurrentBuffers,
-    RecurrentConfig, RecurrentShape, Tier,
+    Activation, Activations, Capabilities, Cell, Direction, ElementType, Recurrent,
+    RecurrentBuffers, RecurrentConfig, RecurrentShape, Tier,
 };
 
 const CELLS: [Cell; 6] = [
@@ -186,6 +186,146 @@ fn peepholes_look_at_the_cell_state() {
 }
 
 #[test]
+fn projections_shorten_the_state() {
+    for (cell, hidden_size, proj_size) in [
+        (Cell::Lstm, 13, 5),
+        (Cell::LstmCoupled, 13, 13),
+        (Cell::Lstm, 70, 33),
+    ] {
+        check(Case {
+            cell,
+            hidden_size,
+            proj_size: Some(proj_size),
+            direction: Direction::Bidirectional,
+            num_layers: 2,
+            lengths: Some(&[9, 0, 4, 1, 8]),
+            batch: 5,
+            peephole: true,
+            bias: false,
+            clip: Some(1.0),
+            ..SMALL
+        });
+    }
+    for (hidden_size, proj_size) in [(1, 1), (200, 8)] {
+        check(Case {
+            hidden_size,
+            proj_size: Some(proj_size),
+            ..SMALL
+        });
+    }
+    check(Case {
+        proj_size: Some(3),
+        seq_len: 0,
+        direction: Direction::Bidirectional,
+        num_layers: 2,
+        ..SMALL
+    });
+    check(Case {
+        proj_size: Some(3),
+        seq_len: 300,
+        batch: 1,
+        ..SMALL
+    });
+}
+
+#[test]
+fn batches_may_come_first() {
+    for (cell, num_layers, direction, lengths, dropout) in [
+        (Cell::Lstm, 1, Direction::Forward, None, 0.0),
+        (
+            Cell::Gru,
+            2,
+            Direction::Bidirectional,
+            Some(&[9, 0, 4][..]),
+            0.0,
+        ),
+        (Cell::RnnTanh, 3, Direction::Reverse, None, 0.3),
+    ] {
+        check(Case {
+            cell,
+            batch_first: true,
+            num_layers,
+            direction,
+            lengths,
+            dropout,
+            elements: [ElementType::F16, ElementType::F32],
+            ..SMALL
+        });
+    }
+    check(Case {
+        batch_first: true,
+        seq_len: 0,
+        ..SMALL
+    });
+}
+
+#[test]
+fn halves_are_widened_and_summed_in_f32() {
+    let [f32, f16, bf16] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+    for (elements, cell) in [
+        ([f16, f16], Cell::Lstm),
+        ([bf16, bf16], Cell::Gru),
+        ([f16, f32], Cell::RnnTanh),
+        ([f32, bf16], Cell::Lstm),
+    ] {
+        let peephole = cell == Cell::Lstm;
+        check(Case {
+            cell,
+            elements,
+            num_layers: 2,
+            direction: Direction::Bidirectional,
+            proj_size: peephole.then_some(5),
+            peephole,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn dropout_lies_between_the_layers() {
+    for (cell, num_layers, direction, proj_size) in [
+        (Cell::Gru, 2, Direction::Bidirectional, None),
+        (Cell::Lstm, 3, Direction::Forward, Some(5)),
+        (Cell::RnnTanh, 4, Direction::Reverse, None),
+        // nothing between the layers
+        (Cell::Lstm, 1, Direction::Forward, None),
+    ] {
+        for dropout in [0.3, 0.9] {
+            check(Case {
+                cell,
+                num_layers,
+                direction,
+                proj_size,
+                dropout,
+                lengths: Some(&[9, 0, 4]),
+                ..SMALL
+            });
+        }
+    }
+}
+
+#[test]
+fn dropout_drops_as_many_as_asked_and_keeps_the_mean() {
+    // a layer that lets its input through, and one that adds up what reaches it
+    let case = Case {
+        cell: Cell::RnnRelu,
+        num_layers: 2,
+        dropout: 0.25,
+        ..SMALL
+    };
+    let problem = case.problem();
+    let factors = (0..40_000).map(|element| problem.dropout_factor::<f64>(0, element));
+    let factors: Vec<f64> = factors.collect();
+    let kept = factors.iter().filter(|&&factor| factor > 0.0).count();
+    assert!((29_600..30_400).contains(&kept), "{kept} of 40000");
+    let mean = factors.iter().sum::<f64>() / 40_000.0;
+    assert!((mean - 1.0).abs() < 0.02, "{mean}");
+    let other = (0..40_000).map(|element| problem.dropout_factor::<f64>(1, element));
+    let same = factors.iter().zip(other).filter(|(a, b)| **a == *b).count();
+    assert!((24_500..25_500).contains(&same), "{same} of 40000");
+}
+
+#[test]
 fn activations_of_each_direction() {
     for (at, gate) in Activation::ALL.into_iter().enumerate() {
         let other = |by: usize| Activation::ALL[(at + by) % Activation::ALL.len()];
@@ -237,7 +377,9 @@ fn chunks_of_steps_give_the_same_bits() {
         let case = Case {
             seq_len: 50,
             direction,
+            elements: [ElementType::F16, ElementType::F32],
             num_layers: 2,
+            dropout: 0.4,
             ..SMALL
         };
         let inputs = case.inputs();
@@ -258,6 +400,36 @@ fn chunks_of_steps_give_the_same_bits() {
             assert!(dispatches(&few) > dispatches(guise.context().capabilities()));
             for (whole, cut) in whole.iter().zip(run(&cut, &case, config, &inputs)) {
                 assert_eq!(bits(whole), bits(&cut), "{how}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_for_the_backward_pass_changes_no_bit() {
+    let Some(gpu) = gpu() else { return };
+    for cell in CELLS {
+        let case = Case {
+            cell,
+            seq_len: 30,
+            direction: Direction::Bidirectional,
+            num_layers: 2,
+            lengths: Some(&[30, 0, 17]),
+            magnitude: 0.9,
+            ..SMALL
+        };
+        let inputs = case.inputs();
+        for (guise, config, how) in variants(&guises(gpu), &case) {
+            let plain = run(&guise, &case, config, &inputs);
+            let few = Capabilities {
+                storage_binding_size: 24 << 10,
+                ..*guise.context().capabilities()
+            };
+            for guise in [gpu.with_capabilities(few, Default::default()), guise] {
+                let kept = run_keeping(&guise, &case, config, &inputs);
+                for (plain, kept) in plain.iter().zip(kept) {
+                    assert_eq!(bits(plain), bits(&kept), "{how}");
+                }
             }
         }
     }
@@ -285,6 +457,7 @@ fn single_steps_equal_the_stepped_sequence() {
         let scratch_size = op.scratch_size(RecurrentShape {
             seq_len: 1,
             batch: case.batch,
+            seed: 0,
         });
         let scratch = gpu.zeros("scratch", scratch_size.unwrap()).unwrap();
         // the state swaps sides from step to step
@@ -376,6 +549,28 @@ fn mistakes_are_named() {
             ..Default::default()
         }),
         "peephole: only an LSTM has a cell state"
+    );
+    assert_eq!(
+        new(RecurrentConfig {
+            dropout: 1.0,
+            ..Default::default()
+        }),
+        "dropout: is a probability from 0 to below 1"
+    );
+    let projected = |cell, proj_size| {
+        new(RecurrentConfig {
+            cell,
+            proj_size: Some(proj_size),
+            ..Default::default()
+        })
+    };
+    assert_eq!(
+        projected(Cell::Gru, 4),
+        "proj_size: only an LSTM has a projection"
+    );
+    assert_eq!(
+        projected(Cell::Lstm, 129),
+        "proj_size is 129, expected 1 to hidden_size = 128"
     );
     let short = RecurrentBuffers {
         scratch: other.slice(32768..33024),

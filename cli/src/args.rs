@@ -122,6 +122,11 @@ impl BenchCommon {
         if self.grad {
             return Err(Error::not_yet("--grad"));
         }
+        self.only_f32()
+    }
+
+    /// For an operation that has no half storage.
+    pub fn only_f32(&self) -> Result<(), Error> {
         match self.dtype {
             ElementType::F32 => Ok(()),
             other => Err(Error::not_yet(format_args!("--dtype {}", other.name()))),

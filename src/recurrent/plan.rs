@@ -5,7 +5,7 @@ use super::steps::Planner;
 use super::tile::Tile;
 use super::{Cell, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::plan::{check_dispatches, check_elements};
-use crate::{Capabilities, Error, Plan, Variant};
+use crate::{Capabilities, ElementType, Error, Plan, Variant};
 
 /// The most bytes of gates_x that are computed ahead of the steps that use them.
 const CHUNK_SIZE: u64 = 64 << 20;
@@ -14,9 +14,42 @@ const CHUNK_SIZE: u64 = 64 << 20;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scratch {
     pub gates: u64,
-    /// end of the gates of a chunk, start of the output of inner layers
+    /// end of the gates of a chunk, start of what the workgroups of a persistent tier hand to each other
+    pub exchange: u64,
+    /// end of all that, start of the output of inner layers
     pub layer_output: u64,
     len: u64,
+}
+
+impl Scratch {
+    /// Makes room for what the workgroups of a persistent tier hand to each other.
+    fn insert(&mut self, exchange: u64) {
+        self.layer_output += exchange;
+        self.len += exchange;
+    }
+}
+
+/// What a call leaves for the backward pass, in elements. Of each layer: the chunks, each laid out as scratch is, up
+/// to the end of its gates; then the output, but for the last layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reserve {
+    pub chunk_steps: u32,
+    chunk: u64,
+    layer_output: u64,
+    layer: u64,
+    len: u64,
+}
+
+impl Reserve {
+    /// Where a chunk of a layer begins.
+    pub fn chunk(&self, layer: u32, start: u32) -> u64 {
+        u64::from(layer) * self.layer + u64::from(start / self.chunk_steps) * self.chunk
+    }
+
+    /// Where the output of an inner layer begins.
+    pub fn layer_output(&self, layer: u32) -> u64 {
+        u64::from(layer) * self.layer + self.layer_output
+    }
 }
 
 impl RecurrentConfig {
@@ -59,7 +92,26 @@ impl RecurrentConfig {
         } else {
             (None, resident)
         };
-        before.into_iter().chain([Tier::Stepped]).chain(behind)
+        // a step of it waits for memory twice where a stepped one waits for a dispatch
+        let persistent = Tile::persistent(capabilities, self, batch)
+            .filter(|tile| {
+                self.persistent_groups(*tile, batch) <= capabilities.concurrent_workgroups
+            })
+            .map(|_| Tier::Persistent);
+        before
+            .into_iter()
+            .chain(persistent)
+            .chain([Tier::Stepped])
+            .chain(behind)
+    }
+
+    /// Workgroups that a persistent tier needs to run at the same time.
+    fn persistent_groups(&self, tile: Tile, batch: u32) -> u32 {
+        let Tile::Persistent { units, .. } = tile else {
+            return u32::MAX;
+        };
+        let groups = self.hidden_size.div_ceil(units) * self.direction.count();
+        groups.saturating_mul(batch.div_ceil(tile.batch()))
     }
 
     /// How a call runs on a device with `capabilities`.
@@ -73,10 +125,22 @@ impl RecurrentConfig {
         given: Given,
     ) -> Result<Plan, Error> {
         self.check(shape, &given)?;
+        self.check_batch_first(capabilities, shape)?;
+        if given.reserve {
+            self.check_reserve(shape)?;
+        }
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
-        let tile = self.choose_tile(capabilities, shape.batch)?;
-        let chunk_steps = self.chunk_steps(capabilities, shape);
-        let scratch = self.scratch(shape, chunk_steps);
+        let tile = self.choose_tile(capabilities, shape.batch, given.reserve)?;
+        let mut chunk_steps = self.chunk_steps(capabilities, shape, given.reserve);
+        if tile.tier() == Tier::Persistent {
+            // there is as much again to be handed on, at most
+            chunk_steps = chunk_steps.div_ceil(2);
+        }
+        let mut scratch = self.scratch(shape, chunk_steps, given.reserve);
+        if tile.tier() == Tier::Persistent {
+            scratch.insert(self.exchange_len(shape, tile.batch(), chunk_steps));
+        }
+        let reserve = given.reserve.then(|| self.reserve(shape, chunk_steps));
         let planner = Planner {
             config: self,
             capabilities,
@@ -85,6 +149,7 @@ impl RecurrentConfig {
             tile,
             variant,
             scratch,
+            reserve,
         };
         check_dispatches(planner.num_dispatches(chunk_steps))?;
         let mut dispatches = Vec::new();
@@ -94,22 +159,42 @@ impl RecurrentConfig {
             }
         }
         let rows = f64::from(shape.batch) * f64::from(shape.seq_len);
-        let width = f64::from(self.direction.count()) * f64::from(self.hidden_size);
-        let inputs: f64 = (0..self.num_layers)
-            .map(|l| f64::from(self.layer_input_size(l)))
-            .sum();
-        let inner = inputs + f64::from(self.num_layers) * f64::from(self.hidden_size);
+        let width = f64::from(self.direction.count()) * f64::from(self.state_size());
         Ok(Plan {
             variant,
             describe: tile.describe(),
             dispatches,
-            scratch_size: 4 * scratch.len,
-            flops: 2.0 * rows * f64::from(self.cell.num_gates()) * width * inner,
-            bytes: self.packed_size() as f64 + 4.0 * rows * (f64::from(self.input_size) + width),
+            scratch_size: if given.reserve { 0 } else { 4 * scratch.len },
+            flops: self.flops(shape),
+            bytes: 4.0 * self.packed_start(self.num_layers, 0) as f64
+                + self.element.size() as f64 * rows * f64::from(self.input_size)
+                + 4.0 * rows * width,
         })
     }
 
-    fn check(&self, shape: RecurrentShape, given: &Given) -> Result<(), Error> {
+    /// Where the batch comes first, the tensors are bound as a whole: the steps of a chunk lie all over them.
+    fn check_batch_first(
+        &self,
+        capabilities: &Capabilities,
+        shape: RecurrentShape,
+    ) -> Result<(), Error> {
+        let tokens = u64::from(shape.seq_len) * u64::from(shape.batch);
+        let width = u64::from(self.direction.count()) * u64::from(self.state_size());
+        let input = u64::from(self.input_size) * self.element.size();
+        let needed = tokens.saturating_mul(input.max(4 * width));
+        // 256 for an aligned start
+        let allowed = capabilities.storage_binding_size.min(1 << 31) - 256;
+        if self.batch_first && needed > allowed {
+            return Err(Error::Limit {
+                limit: "max_storage_buffer_binding_size",
+                needed,
+                allowed,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn check(&self, shape: RecurrentShape, given: &Given) -> Result<(), Error> {
         let sizes = [
             ("input_size", self.input_size, 1 << 20),
             ("hidden_size", self.hidden_size, 1 << 14),
@@ -119,6 +204,31 @@ impl RecurrentConfig {
             if !(1..=most).contains(&size) {
                 return Err(Error::shape(name, size, format!("1 to {most}")));
             }
+        }
+        if let Some(size) = self.proj_size
+            && !(1..=self.hidden_size).contains(&size)
+        {
+            let expected = format!("1 to hidden_size = {}", self.hidden_size);
+            return Err(Error::shape("proj_size", size, expected));
+        }
+        let halves = [self.element, self.weights] != [ElementType::F32; 2];
+        if self.batch_first && self.gradients {
+            return Err(Error::Operand {
+                name: "batch_first",
+                problem: "gradients are of tensors whose time comes first",
+            });
+        }
+        if halves && self.gradients {
+            return Err(Error::Operand {
+                name: "element",
+                problem: "gradients are of f32 inputs and weights",
+            });
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::Operand {
+                name: "dropout",
+                problem: "is a probability from 0 to below 1",
+            });
         }
         for (name, size) in [("seq_len", shape.seq_len), ("batch", shape.batch)] {
             if size >= 1 << 30 {
@@ -130,26 +240,60 @@ impl RecurrentConfig {
         let tokens = u128::from(shape.seq_len) * u128::from(shape.batch);
         check_elements(tokens * u128::from(directions) * u128::from(widest))?;
         if !self.cell.has_cell_state() {
-            let peephole = ("peephole", self.peephole);
-            for (name, given) in [("c_0", given.c_0), ("c_n", given.c_n), peephole] {
+            let cell_state = "only an LSTM has a cell state";
+            for (name, given, problem) in [
+                ("c_0", given.c_0, cell_state),
+                ("c_n", given.c_n, cell_state),
+                ("peephole", self.peephole, cell_state),
+                (
+                    "proj_size",
+                    self.proj_size.is_some(),
+                    "only an LSTM has a projection",
+                ),
+            ] {
                 if given {
-                    return Err(Error::Operand {
-                        name,
-                        problem: "only an LSTM has a cell state",
-                    });
+                    return Err(Error::Operand { name, problem });
                 }
             }
         }
         Ok(())
     }
 
-    fn choose_tile(&self, capabilities: &Capabilities, batch: u32) -> Result<Tile, Error> {
+    /// Of a forward pass.
+    pub(super) fn flops(&self, shape: RecurrentShape) -> f64 {
+        let rows = f64::from(shape.batch) * f64::from(shape.seq_len);
+        let units = f64::from(self.direction.count()) * f64::from(self.hidden_size);
+        let inputs: f64 = (0..self.num_layers)
+            .map(|l| f64::from(self.layer_input_size(l)))
+            .sum();
+        let inner = inputs + f64::from(self.num_layers) * f64::from(self.state_size());
+        let projection = f64::from(self.num_layers) * f64::from(self.proj_size.unwrap_or(0));
+        let factors = f64::from(self.cell.num_gates()) * inner + projection;
+        2.0 * rows * units * factors
+    }
+
+    fn choose_tile(
+        &self,
+        capabilities: &Capabilities,
+        batch: u32,
+        save: bool,
+    ) -> Result<Tile, Error> {
         let best = || {
-            self.tiers(capabilities, batch)
-                .next()
-                .unwrap_or(Tier::Stepped)
+            let mut tiers = self.tiers(capabilities, batch);
+            let able = |tier: &Tier| !save || *tier != Tier::Persistent;
+            tiers.find(able).unwrap_or(Tier::Stepped)
         };
         match self.tier.unwrap_or_else(best) {
+            Tier::Persistent if save => Err(Error::Feature {
+                feature: "a persistent tier that leaves what a backward pass needs".into(),
+            }),
+            Tier::Persistent => {
+                Tile::persistent(capabilities, self, batch).ok_or_else(|| Error::Limit {
+                    limit: "max_compute_workgroup_storage_size",
+                    needed: 4 * u64::from(self.hidden_size) * u64::from(1 + self.cell.num_gates()),
+                    allowed: capabilities.workgroup_memory.into(),
+                })
+            }
             Tier::Stepped => Ok(Tile::stepped(capabilities, batch)),
             Tier::Resident => {
                 Tile::resident(capabilities, self, batch).ok_or_else(|| Error::Limit {
@@ -163,14 +307,30 @@ impl RecurrentConfig {
 
     /// Elements of gates_x per step and direction.
     pub(super) fn gates_per_step(&self, batch: u32) -> u64 {
-        u64::from(batch) * u64::from(self.cell.num_gates()) * u64::from(self.hidden_size)
+        u64::from(batch) * u64::from(self.row_len(false))
+    }
+
+    /// Elements of gates_x per token, or of what takes their place for the backward pass.
+    pub(super) fn row_len(&self, save: bool) -> u32 {
+        // c, the second sum of n, and h
+        let more = u32::from(self.cell.has_cell_state()) + u32::from(self.cell == Cell::Gru);
+        let gates = self.cell.num_gates() * self.hidden_size;
+        match save {
+            true => gates + more * self.hidden_size + self.state_size(),
+            false => gates,
+        }
     }
 
     /// Steps whose gates_x are computed at once: as many as fit one binding together with the cell state.
-    fn chunk_steps(&self, capabilities: &Capabilities, shape: RecurrentShape) -> u32 {
+    pub(super) fn chunk_steps(
+        &self,
+        capabilities: &Capabilities,
+        shape: RecurrentShape,
+        save: bool,
+    ) -> u32 {
         let directions = u64::from(self.direction.count());
-        let gates = 4 * directions * self.gates_per_step(shape.batch);
-        let widest = u64::from(self.input_size).max(directions * u64::from(self.hidden_size));
+        let gates = 4 * directions * u64::from(shape.batch) * u64::from(self.row_len(save));
+        let widest = u64::from(self.input_size).max(directions * u64::from(self.state_size()));
         let input = 4 * u64::from(shape.batch) * widest;
         let room = capabilities.storage_binding_size.saturating_sub(1024);
         let by_gates = room.saturating_sub(gates).min(CHUNK_SIZE) / gates.max(1);
@@ -180,28 +340,82 @@ impl RecurrentConfig {
             .clamp(1, u64::from(shape.seq_len).max(1)) as u32
     }
 
-    fn scratch(&self, shape: RecurrentShape, chunk_steps: u32) -> Scratch {
+    pub(super) fn scratch(&self, shape: RecurrentShape, chunk_steps: u32, save: bool) -> Scratch {
         let directions = u64::from(self.direction.count());
         let state = directions * u64::from(shape.batch) * u64::from(self.hidden_size);
         let states = match self.cell {
-            Cell::Lstm | Cell::LstmCoupled => state,
-            // what the first phase of a step leaves to the second
-            Cell::GruResetBefore => 2 * state,
+            // c, of two steps in the persistent tier, and beside it what the first phase of a step leaves to
+            // the second
+            Cell::Lstm | Cell::LstmCoupled | Cell::GruResetBefore => 2 * state,
             _ => 0,
         };
         let gates = states.next_multiple_of(PART);
         let steps = u64::from(chunk_steps.min(shape.seq_len));
-        let gates_len = directions * steps * self.gates_per_step(shape.batch);
+        let rows = directions * steps * u64::from(shape.batch);
+        let gates_len = rows * u64::from(self.row_len(save));
         let layer_output = (gates + gates_len).next_multiple_of(PART).max(PART);
         let inner = if self.num_layers > 1 {
-            u64::from(shape.seq_len) * state
+            let width = directions * u64::from(self.state_size());
+            u64::from(shape.seq_len) * u64::from(shape.batch) * width
         } else {
             0
         };
         Scratch {
             gates,
+            exchange: layer_output,
             layer_output,
             len: layer_output + inner,
         }
+    }
+
+    /// Elements through which the workgroups of a persistent tier talk in a chunk: where each group of them
+    /// stopped, and what each phase of each step leaves to the next.
+    fn exchange_len(&self, shape: RecurrentShape, tile_batch: u32, chunk_steps: u32) -> u64 {
+        let directions = u64::from(self.direction.count());
+        let groups = directions * u64::from(shape.batch.div_ceil(tile_batch));
+        let phases = u64::from(chunk_steps) * u64::from(self.phases());
+        let handed = phases * u64::from(shape.batch) * u64::from(self.hidden_size);
+        groups.next_multiple_of(PART) + (directions * handed).next_multiple_of(PART)
+    }
+
+    /// Whether 64 bits can number the bytes of what all layers leave for the backward pass.
+    pub(super) fn check_reserve(&self, shape: RecurrentShape) -> Result<(), Error> {
+        let tokens = u128::from(shape.seq_len.max(1)) * u128::from(shape.batch);
+        let rows = tokens * u128::from(self.direction.count() * self.num_layers);
+        let each = u128::from(self.row_len(true)) + u128::from(self.state_size());
+        // states and padding are less than as much again
+        check_elements(2 * rows * each)
+    }
+
+    pub(super) fn reserve(&self, shape: RecurrentShape, chunk_steps: u32) -> Reserve {
+        let region = |steps| self.scratch(shape, steps, true).layer_output;
+        let chunk = region(chunk_steps);
+        let before = shape.seq_len.saturating_sub(1) / chunk_steps;
+        let layer_output = u64::from(before) * chunk + region(shape.seq_len - before * chunk_steps);
+        let width = u64::from(self.direction.count()) * u64::from(self.state_size());
+        let output = u64::from(shape.seq_len) * u64::from(shape.batch) * width;
+        let layer = layer_output + output.next_multiple_of(PART);
+        Reserve {
+            chunk_steps,
+            chunk,
+            layer_output,
+            layer,
+            len: u64::from(self.num_layers - 1) * layer + layer_output,
+        }
+    }
+
+    /// Bytes that a forward pass leaves for the backward pass on a device with `capabilities`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Limit`].
+    pub fn reserve_size(
+        &self,
+        capabilities: &Capabilities,
+        shape: RecurrentShape,
+    ) -> Result<u64, Error> {
+        self.check(shape, &Given::default())?;
+        self.check_reserve(shape)?;
+        let chunk_steps = self.chunk_steps(capabilities, shape, true);
+        Ok(4 * self.reserve(shape, chunk_steps).len)
     }
 }

@@ -2,20 +2,26 @@
 
 use std::ops::Range;
 
-use super::plan::Scratch;
+use super::carry::carry;
+use super::dropout::dropout;
+use super::plan::{Reserve, Scratch};
 use super::tile::Tile;
 use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
 use crate::kernel::{Dispatch, MAX_STEPS, Operand, fold_grid, params};
-use crate::{Capabilities, Variant};
+use crate::{Capabilities, ElementType, Variant};
 
 /// The most multiply-adds of one resident workgroup in one dispatch, some tenths of a second of a slow GPU:
 /// drivers reset a device that does not answer for two seconds.
-const RESIDENT_WORK: u64 = 1 << 32;
+pub(super) const RESIDENT_WORK: u64 = 1 << 32;
+
+/// Looks at a word that another workgroup is to write; each costs a GPU some tenths of a microsecond.
+const SPIN_BOUND: u32 = 1 << 16;
 
 params! {
     pub(super) struct Params {
         hidden_size: u32,
+        state_size: u32,
         batch: u32,
         seq_len: u32,
         num_directions: u32,
@@ -34,12 +40,18 @@ params! {
         gates_first: u32,
         weights_direction: u32,
         unit_weights_first: u32,
+        weight_hr_first: u32,
         h_0_first: u32,
         c_0_first: u32,
         h_n_first: u32,
         c_n_first: u32,
         output_first: u32,
         activations: u32,
+        row_len: u32,
+        exchange_first: u32,
+        spin_bound: u32,
+        output_time_stride: u32,
+        output_row_stride: u32,
     }
 }
 
@@ -58,6 +70,7 @@ pub(super) struct Planner<'a> {
     pub tile: Tile,
     pub variant: Variant,
     pub scratch: Scratch,
+    pub reserve: Option<Reserve>,
 }
 
 impl Planner<'_> {
@@ -65,24 +78,65 @@ impl Planner<'_> {
         let seq_len = self.shape.seq_len;
         if seq_len == 0 {
             // one empty step hands the initial state on
-            out.push(self.steps(layer, 0..self.config.direction.count(), &(0..1), 0..1));
+            let directions = 0..self.config.direction.count();
+            self.push_steps(layer, directions, &(0..1), 0..1, out);
         }
         for chunk in pieces(0..seq_len, chunk_steps) {
+            if chunk.start > 0 && self.reserve.is_some() && self.config.cell.has_cell_state() {
+                out.push(self.hand_on(layer, &chunk, chunk_steps));
+            }
             for direction in 0..self.config.direction.count() {
                 out.push(self.projection(layer, direction, &chunk));
             }
             for directions in self.joint_directions(layer) {
                 for steps in pieces(chunk.clone(), self.steps_each()) {
-                    out.push(self.steps(layer, directions.clone(), &chunk, steps));
+                    self.push_steps(layer, directions.clone(), &chunk, steps, out);
                 }
             }
         }
+        if self.config.has_dropout() && layer + 1 < self.config.num_layers {
+            for times in pieces(0..seq_len, chunk_steps) {
+                let (seed, token) = (self.shape.seed, self.output_token());
+                let first = u64::from(times.start) * token;
+                let output = self.layer_output(layer, times.clone());
+                let dropped = self.layer_input(layer + 1, times);
+                out.push(dropout(self.config, seed, layer, first, output, dropped));
+            }
+        }
+    }
+
+    /// Some steps of a chunk; where workgroups talk, between a clean slate and what goes on if they give up.
+    fn push_steps(
+        &self,
+        layer: u32,
+        directions: Range<u32>,
+        chunk: &Range<u32>,
+        steps: Range<u32>,
+        out: &mut Vec<Dispatch>,
+    ) {
+        let Tile::Persistent { .. } = self.tile else {
+            out.push(self.steps(layer, directions, chunk, steps));
+            return;
+        };
+        let exchange = self.scratch.exchange..self.scratch.layer_output;
+        out.push(carry([None, None], [Some(("scratch", exchange)), None]));
+        let rows = u64::from(self.shape.batch.div_ceil(self.tile.batch()));
+        let groups = rows * directions.len() as u64;
+        let first = self.steps(layer, directions, chunk, steps);
+        let mut second = first.clone();
+        second.constants = self.tile.resumed().constants(self.config, false);
+        second.grid = fold_grid(groups);
+        out.extend([first, second]);
     }
 
     /// The most entries that all layers together can have.
     pub fn num_dispatches(&self, chunk_steps: u32) -> u64 {
         let chunks = u64::from(self.shape.seq_len.div_ceil(chunk_steps));
-        let each = 1 + u64::from(chunk_steps.div_ceil(self.steps_each()));
+        let per_piece = match self.tile {
+            Tile::Persistent { .. } => 3,
+            _ => 1,
+        };
+        let each = 2 + per_piece * u64::from(chunk_steps.div_ceil(self.steps_each()));
         let layers = u64::from(self.config.num_layers * self.config.direction.count());
         layers * chunks * each
     }
@@ -102,8 +156,9 @@ impl Planner<'_> {
     /// The most steps of one entry in the list of dispatches.
     fn steps_each(&self) -> u32 {
         match self.tile {
-            Tile::Stepped { .. } => MAX_STEPS / self.config.cell.phases(),
-            Tile::Resident { batch, .. } => {
+            Tile::Stepped { .. } => MAX_STEPS / self.config.phases(),
+            // what gives up is carried on by one workgroup
+            Tile::Resident { batch, .. } | Tile::Persistent { batch, .. } => {
                 let hidden = u64::from(self.config.hidden_size);
                 (RESIDENT_WORK / (self.config.gates_per_step(batch) * hidden)).clamp(1, 1 << 20)
                     as u32
@@ -111,23 +166,64 @@ impl Planner<'_> {
         }
     }
 
-    /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
-    /// scratch so that the last one writes the output.
-    fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
-        let width = self.config.direction.count() * self.config.hidden_size;
-        let token = u64::from(self.shape.batch) * u64::from(width);
-        let (name, first) = if (self.config.num_layers - layer) % 2 == 1 {
-            ("output", 0)
-        } else {
-            ("scratch", self.scratch.layer_output)
+    /// Where the states and the gates of a chunk lie.
+    fn workspace(&self, layer: u32, chunk: &Range<u32>) -> Part {
+        let Some(reserve) = &self.reserve else {
+            return ("scratch", 0..self.scratch.layer_output);
         };
+        let start = reserve.chunk(layer, chunk.start);
+        let own = self
+            .config
+            .scratch(self.shape, chunk.end - chunk.start, true);
+        ("reserve", start..start + own.layer_output)
+    }
+
+    /// The cell state, from the chunk before, which the backward pass will read again, to this one.
+    fn hand_on(&self, layer: u32, chunk: &Range<u32>, chunk_steps: u32) -> Dispatch {
+        let before = chunk.start - chunk_steps..chunk.start;
+        let [from, to] = [&before, chunk].map(|chunk| {
+            let (name, range) = self.workspace(layer, chunk);
+            Some((name, range.start..range.start + self.scratch.gates))
+        });
+        carry([None, from], [None, to])
+    }
+
+    /// Elements of a layer's output per time.
+    fn output_token(&self) -> u64 {
+        let width = self.config.direction.count() * self.config.state_size();
+        u64::from(self.shape.batch) * u64::from(width)
+    }
+
+    /// The elements of `times` of what a layer writes, or of what dropout makes of it; in the output, or else in
+    /// scratch or, of this layer, in the reserve.
+    fn between_layers(&self, layer: u32, in_output: bool, times: Range<u32>) -> Part {
+        let (name, first) = match (in_output, &self.reserve) {
+            (true, _) => ("output", 0),
+            (false, Some(reserve)) => ("reserve", reserve.layer_output(layer)),
+            (false, None) => ("scratch", self.scratch.layer_output),
+        };
+        let token = self.output_token();
         (
             name,
             first + u64::from(times.start) * token..first + u64::from(times.end) * token,
         )
     }
 
+    /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
+    /// scratch so that the last one writes the output; with dropout all of them write it, since what the next
+    /// one reads is another tensor. What each layer has read is kept for the backward pass.
+    fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
+        let last_like = match self.reserve {
+            Some(_) => layer + 1 == self.config.num_layers,
+            None => (self.config.num_layers - layer) % 2 == 1,
+        };
+        self.between_layers(layer, last_like || self.config.has_dropout(), times)
+    }
+
     fn layer_input(&self, layer: u32, times: Range<u32>) -> Part {
+        if layer > 0 && self.config.has_dropout() {
+            return self.between_layers(layer - 1, false, times);
+        }
         if layer > 0 {
             return self.layer_output(layer - 1, times);
         }
@@ -136,6 +232,24 @@ impl Planner<'_> {
             "input",
             u64::from(times.start) * token..u64::from(times.end) * token,
         )
+    }
+
+    /// Whether the rows of the batch come first in what a layer writes: in the caller's tensor, not in between.
+    fn rows_first(&self, layer: u32) -> bool {
+        self.config.batch_first && layer + 1 == self.config.num_layers
+    }
+
+    /// The elements of `times` of a tensor `[batch, seq_len, width]`, and all in between.
+    fn of_all_rows(&self, times: &Range<u32>, width: u64) -> Range<u64> {
+        if times.is_empty() {
+            return 0..0;
+        }
+        let before = u64::from(self.shape.batch - 1) * u64::from(self.shape.seq_len);
+        u64::from(times.start) * width..(before + u64::from(times.end)) * width
+    }
+
+    fn row_len(&self) -> u32 {
+        self.config.row_len(self.reserve.is_some())
     }
 
     /// 1 if direction 0 runs in reverse; direction 1 is the other way round.
@@ -162,20 +276,41 @@ impl Planner<'_> {
         let start = config.packed_start(layer, direction);
         let (bias, weight_ih) = (start + packed.bias, start + packed.weight_ih);
         let weight_len = u64::from(gate_rows) * u64::from(input_size);
-        let gates_len = chunk.len() as u64 * config.gates_per_step(self.shape.batch);
-        let output = self.scratch.gates + u64::from(direction) * gates_len;
+        let (workspace, place) = self.workspace(layer, chunk);
+        let rows = chunk.len() as u32 * self.shape.batch;
+        let gates_len = u64::from(rows) * u64::from(self.row_len());
+        let output = place.start + self.scratch.gates + u64::from(direction) * gates_len;
         let gemm = GemmConfig {
             bias: true,
+            a_element: match layer {
+                0 => config.element,
+                _ => ElementType::F32,
+            },
             ..Default::default()
         };
-        let rows = chunk.len() as u32 * self.shape.batch;
+        let times = self.times(direction, chunk);
+        let rows_first = config.batch_first && layer == 0;
+        let shape = GemmShape {
+            output_stride: self.row_len(),
+            ..GemmShape::new(&gemm, rows, gate_rows, input_size)
+        };
         let product = Product {
             config: gemm,
-            shape: GemmShape::new(&gemm, rows, gate_rows, input_size),
-            a: self.layer_input(layer, self.times(direction, chunk)),
+            shape: match rows_first {
+                true => GemmShape {
+                    a_stride: self.shape.seq_len * input_size,
+                    ..shape
+                },
+                false => shape,
+            },
+            fold: rows_first.then_some([self.shape.batch, input_size]),
+            a: match rows_first {
+                true => ("input", self.of_all_rows(&times, input_size.into())),
+                false => self.layer_input(layer, times),
+            },
             b: ("weights", weight_ih..weight_ih + weight_len),
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
-            output: ("scratch", output..output + gates_len),
+            output: (workspace, output..output + gates_len),
         };
         product.dispatch(self.capabilities, self.variant)
     }
@@ -202,7 +337,11 @@ impl Planner<'_> {
             false => Operand::Unused,
         };
         let times = self.touched(&directions, &steps);
-        let (name, elements) = self.layer_output(layer, times.clone());
+        let (name, mut elements) = self.layer_output(layer, times.clone());
+        if self.rows_first(layer) {
+            let width = self.output_token() / u64::from(self.shape.batch);
+            elements = self.of_all_rows(&times, width);
+        }
         let (output, output_first) = match elements.is_empty() {
             true => (Operand::Unused, 0),
             false => Operand::elements(name, elements),
@@ -217,16 +356,17 @@ impl Planner<'_> {
             output_first,
             ..self.params(layer, &directions, chunk, &steps)
         };
-        let scratch = Operand::whole("scratch", 4 * self.scratch.layer_output);
+        let (workspace, place) = self.workspace(layer, chunk);
+        let (scratch, _) = Operand::elements(workspace, place);
         Dispatch {
             kernel: self.tile.kernel(config, self.variant),
-            constants: self.tile.constants(config),
+            constants: self.tile.constants(config, self.reserve.is_some()),
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],
             grid: fold_grid(params.num_groups.into()),
             steps: match self.tile.tier() {
-                Tier::Stepped => params.num_steps * config.cell.phases(),
-                Tier::Resident => 1,
+                Tier::Stepped => params.num_steps * config.phases(),
+                Tier::Resident | Tier::Persistent => 1,
             },
         }
     }
@@ -240,17 +380,21 @@ impl Planner<'_> {
         steps: &Range<u32>,
     ) -> Params {
         let config = self.config;
-        let RecurrentShape { seq_len, batch } = self.shape;
+        let RecurrentShape { seq_len, batch, .. } = self.shape;
         let packed = config.packed(layer);
         let unit_tiles = match self.tile {
-            Tile::Stepped { units, .. } => config.hidden_size.div_ceil(units),
+            Tile::Stepped { units, .. } | Tile::Persistent { units, .. } => {
+                config.hidden_size.div_ceil(units)
+            }
             Tile::Resident { .. } => 1,
         };
         let batch_tiles = batch.div_ceil(self.tile.batch());
         let num_groups = u64::from(unit_tiles) * u64::from(batch_tiles) * directions.len() as u64;
-        let gates_direction = chunk.len() as u64 * config.gates_per_step(batch);
+        let rows = chunk.len() as u64 * u64::from(batch);
+        let gates_direction = rows * u64::from(self.row_len());
         Params {
             hidden_size: config.hidden_size,
+            state_size: config.state_size(),
             batch,
             seq_len,
             num_directions: config.direction.count(),
@@ -269,7 +413,13 @@ impl Planner<'_> {
                 as u32,
             weights_direction: (packed.len / 4) as u32,
             unit_weights_first: (packed.unit_weights / 4) as u32,
+            weight_hr_first: (packed.weight_hr / 4) as u32,
             activations: config.activation_bits(),
+            row_len: self.row_len(),
+            exchange_first: self.scratch.exchange as u32,
+            spin_bound: config.spin_bound.unwrap_or(SPIN_BOUND),
+            output_time_stride: if self.rows_first(layer) { 1 } else { batch },
+            output_row_stride: if self.rows_first(layer) { seq_len } else { 1 },
             ..Default::default()
         }
     }
@@ -278,17 +428,19 @@ impl Planner<'_> {
     fn states(&self, layer: u32) -> [(Operand, u32); 4] {
         let config = self.config;
         let rows = u64::from(config.direction.count()) * u64::from(self.shape.batch);
-        let len = rows * u64::from(config.hidden_size);
-        let own = u64::from(layer) * len..u64::from(layer + 1) * len;
+        let (h, c) = (config.state_size(), config.hidden_size);
         [
-            ("h_0", self.given.h_0),
-            ("c_0", self.given.c_0),
-            ("h_n", self.given.h_n),
-            ("c_n", self.given.c_n),
+            ("h_0", self.given.h_0, h),
+            ("c_0", self.given.c_0, c),
+            ("h_n", self.given.h_n, h),
+            ("c_n", self.given.c_n, c),
         ]
-        .map(|(name, given)| match given {
-            true => Operand::elements(name, own.clone()),
-            false => (Operand::Unused, 0),
+        .map(|(name, given, width)| {
+            let len = rows * u64::from(width);
+            match given {
+                true => Operand::elements(name, u64::from(layer) * len..u64::from(layer + 1) * len),
+                false => (Operand::Unused, 0),
+            }
         })
     }
 
@@ -309,6 +461,7 @@ impl Planner<'_> {
             lengths,
             h_n,
             c_n,
+            reserve: _,
         } = self.given;
         [
             (h_0, HAS_H_0),
@@ -324,7 +477,7 @@ impl Planner<'_> {
 }
 
 /// `range` in pieces of `each`.
-fn pieces(range: Range<u32>, each: u32) -> impl Iterator<Item = Range<u32>> {
+pub(super) fn pieces(range: Range<u32>, each: u32) -> impl Iterator<Item = Range<u32>> {
     let end = range.end;
     range
         .step_by(each as usize)

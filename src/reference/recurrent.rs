@@ -1,6 +1,14 @@
 //! The meaning of [`Recurrent`](crate::Recurrent): a sweep over time, and one function per cell.
 
+mod backward;
+mod self_check;
+
+pub use self_check::{Mistake, SelfCheck, self_check};
+
+pub use backward::{Gradients, Upstream, recurrent_backward};
+
 use super::{Real, convert};
+use crate::philox::{philox, threshold};
 use crate::{Activation, Activations, Cell, Direction};
 
 /// The numbers of a problem.
@@ -12,26 +20,57 @@ pub struct Problem {
     pub input_size: usize,
     /// Length of a hidden state.
     pub hidden_size: usize,
+    /// Length of the hidden state after its projection, if it has one; see [`Weights::weight_hr`].
+    pub proj_size: Option<usize>,
     /// Layers.
     pub num_layers: usize,
     /// The direction of all layers.
     pub direction: Direction,
+    /// Probability that an element of the output of a layer but the last is dropped; see
+    /// [`RecurrentConfig::dropout`](crate::RecurrentConfig::dropout).
+    pub dropout: f32,
+    /// Of the dropout.
+    pub seed: u64,
     /// Of each direction; if absent, [`Cell::activations`].
     pub activations: Option<[Activations; 2]>,
     /// Bounds what goes into the activations.
     pub clip: Option<f32>,
+    /// [`RecurrentConfig::truncate`](crate::RecurrentConfig::truncate); the forward pass knows nothing of it.
+    pub truncate: Option<usize>,
     /// Steps.
     pub seq_len: usize,
     /// Independent sequences.
     pub batch: usize,
 }
 
-/// One direction of one layer, in PyTorch's layout; absent biases and peepholes are empty.
+impl Problem {
+    /// Length of a hidden state as it is handed on: `proj_size`, or `hidden_size`.
+    pub fn state_size(&self) -> usize {
+        self.proj_size.unwrap_or(self.hidden_size)
+    }
+
+    /// What dropout multiplies an element of a layer's output with on its way to the next layer: 0, or
+    /// `1 / (1 - dropout)`.
+    pub fn dropout_factor<R: Real>(&self, layer: usize, element: usize) -> R {
+        let counter = (element / 4) as u64;
+        let key = [self.seed as u32, (self.seed >> 32) as u32];
+        let words = philox(
+            [counter as u32, layer as u32, (counter >> 32) as u32, 0],
+            key,
+        );
+        match words[element % 4] >= threshold(self.dropout) {
+            true => R::ONE / (R::ONE - R::from_f64(self.dropout.into())),
+            false => R::ZERO,
+        }
+    }
+}
+
+/// One direction of one layer, in PyTorch's layout; absent biases, peepholes and projections are empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights<R> {
     /// `[num_gates * hidden_size, input_size of the layer]`
     pub weight_ih: Vec<R>,
-    /// `[num_gates * hidden_size, hidden_size]`
+    /// `[num_gates * hidden_size, state_size]`
     pub weight_hh: Vec<R>,
     /// `[num_gates * hidden_size]`
     pub bias_ih: Vec<R>,
@@ -39,6 +78,8 @@ pub struct Weights<R> {
     pub bias_hh: Vec<R>,
     /// Of an LSTM, `[3 * hidden_size]` in the order i, f, o, or empty: weights of the cell state in the gates.
     pub peephole: Vec<R>,
+    /// Of an LSTM with a projection, `[proj_size, hidden_size]`: `h = weight_hr (o tanh(c))`.
+    pub weight_hr: Vec<R>,
 }
 
 impl Weights<f32> {
@@ -50,11 +91,13 @@ impl Weights<f32> {
             bias_ih: convert(&self.bias_ih),
             bias_hh: convert(&self.bias_hh),
             peephole: convert(&self.peephole),
+            weight_hr: convert(&self.weight_hr),
         }
     }
 }
 
-/// The optional tensors: `h_0` and `c_0` `[num_layers * num_directions, batch, hidden_size]`, `lengths` `[batch]`.
+/// The optional tensors: `h_0` `[num_layers * num_directions, batch, state_size]`, `c_0` the same with
+/// `hidden_size`, `lengths` `[batch]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Initial<'a, R> {
     /// Zeros if absent.
@@ -65,7 +108,7 @@ pub struct Initial<'a, R> {
     pub lengths: Option<&'a [u32]>,
 }
 
-/// `output` `[seq_len, batch, num_directions * hidden_size]`, `h_n` and `c_n` like `h_0`.
+/// `output` `[seq_len, batch, num_directions * state_size]`, `h_n` and `c_n` like `h_0` and `c_0`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output<R> {
     /// The last layer's hidden states.
@@ -91,19 +134,20 @@ pub fn recurrent<R: Real>(
         ..
     } = *problem;
     let directions = problem.direction.count() as usize;
-    let state = batch * hidden_size;
+    let width = problem.state_size();
     let mut layer_input = input.to_vec();
     let (mut h_n, mut c_n) = (Vec::new(), Vec::new());
     for layer in 0..problem.num_layers {
-        let mut output = vec![R::ZERO; seq_len * batch * directions * hidden_size];
+        let mut output = vec![R::ZERO; seq_len * batch * directions * width];
         for direction in 0..directions {
             let at = layer * directions + direction;
-            let take = |x: Option<&[R]>| match x {
-                Some(x) => x[at * state..][..state].to_vec(),
-                None => vec![R::ZERO; state],
+            let take = |x: Option<&[R]>, len: usize| match x {
+                Some(x) => x[at * len..][..len].to_vec(),
+                None => vec![R::ZERO; len],
             };
-            let (mut h, mut c) = (take(initial.h_0), take(initial.c_0));
-            let width = layer_input.len() / (seq_len * batch).max(1);
+            let mut h = take(initial.h_0, batch * width);
+            let mut c = take(initial.c_0, batch * hidden_size);
+            let input_size = layer_input.len() / (seq_len * batch).max(1);
             for step in 0..seq_len {
                 let reverse = direction == 1 || problem.direction == Direction::Reverse;
                 let time = if reverse { seq_len - 1 - step } else { step };
@@ -114,17 +158,27 @@ pub fn recurrent<R: Real>(
                     {
                         continue;
                     }
-                    let x = &layer_input[(time * batch + row) * width..][..width];
-                    let own = row * hidden_size..(row + 1) * hidden_size;
-                    let (h, c) = (&mut h[own.clone()], &mut c[own]);
+                    let x = &layer_input[(time * batch + row) * input_size..][..input_size];
+                    let h = &mut h[row * width..][..width];
+                    let c = &mut c[row * hidden_size..][..hidden_size];
                     one_step(problem, direction, &weights[at], x, h, c);
                     let token = (time * batch + row) * directions + direction;
-                    output[token * hidden_size..][..hidden_size].copy_from_slice(h);
+                    output[token * width..][..width].copy_from_slice(h);
                 }
             }
             h_n.extend(h);
             if cell.has_cell_state() {
                 c_n.extend(c);
+            }
+        }
+        if problem.dropout > 0.0 && layer + 1 < problem.num_layers {
+            for (element, x) in output.iter_mut().enumerate() {
+                let factor = problem.dropout_factor(layer, element);
+                *x = if factor == R::ZERO {
+                    R::ZERO
+                } else {
+                    *x * factor
+                };
             }
         }
         layer_input = output;
@@ -162,6 +216,7 @@ fn one_step<R: Real>(
         let again = affine(&weights.weight_hh, &reset_h, &weights.bias_hh);
         gates_h[2 * hidden_size..].copy_from_slice(&again[2 * hidden_size..]);
     }
+    let mut unprojected = vec![R::ZERO; hidden_size];
     for unit in 0..hidden_size {
         let x = |gate: usize| gates_x[gate * hidden_size + unit];
         let r = |gate: usize| gates_h[gate * hidden_size + unit];
@@ -182,7 +237,10 @@ fn one_step<R: Real>(
                 };
                 c[unit] = f * c[unit] + i * candidate(sum(2));
                 let o = gate(sum(3) + look(2, c[unit]));
-                h[unit] = o * activation(functions.output, c[unit]);
+                unprojected[unit] = o * activation(functions.output, c[unit]);
+                if problem.proj_size.is_none() {
+                    h[unit] = unprojected[unit];
+                }
             }
             Cell::Gru => {
                 let (reset, z) = (gate(sum(0)), gate(sum(1)));
@@ -194,6 +252,9 @@ fn one_step<R: Real>(
                 h[unit] = (R::ONE - z) * n + z * h[unit];
             }
         }
+    }
+    if problem.proj_size.is_some() {
+        h.copy_from_slice(&affine(&weights.weight_hr, &unprojected, &[]));
     }
 }
 

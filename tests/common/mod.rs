@@ -1,9 +1,11 @@
 //! What the tests of all operations share: the device, its variants, inputs, poisoned outputs.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod additive_attention;
 pub mod attention;
 pub mod launches;
 pub mod recurrent;
+pub mod recurrent_backward;
 
 use std::sync::OnceLock;
 

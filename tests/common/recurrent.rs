@@ -6,8 +6,8 @@ use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::reference::recurrent::{self as reference, Initial, Problem, Weights};
 use gatefold::reference::{Real, convert};
 use gatefold::{
-    Activations, Cell, Direction, Given, Gpu, Recurrent, RecurrentBuffers, RecurrentConfig,
-    RecurrentShape, RecurrentWeights, Tier, Variant,
+    Activations, Cell, Direction, ElementType, Given, Gpu, Recurrent, RecurrentBuffers,
+    RecurrentConfig, RecurrentShape, RecurrentWeights, Tier, Variant,
 };
 
 use super::{Output, Random, bits, gpu, guises};
@@ -15,11 +15,17 @@ use super::{Output, Random, bits, gpu, guises};
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     pub cell: Cell,
+    pub batch_first: bool,
+    /// How the input and the weights are stored.
+    pub elements: [ElementType; 2],
     pub input_size: u32,
     pub hidden_size: u32,
+    pub proj_size: Option<u32>,
     pub num_layers: u32,
+    pub dropout: f32,
     pub direction: Direction,
     pub clip: Option<f32>,
+    pub truncate: Option<u32>,
     pub seq_len: u32,
     pub batch: u32,
     pub bias: bool,
@@ -34,11 +40,16 @@ pub struct Case {
 
 pub const SMALL: Case = Case {
     cell: Cell::Lstm,
+    batch_first: false,
+    elements: [ElementType::F32; 2],
     input_size: 7,
     hidden_size: 13,
+    proj_size: None,
     num_layers: 1,
+    dropout: 0.0,
     direction: Direction::Forward,
     clip: None,
+    truncate: None,
     seq_len: 9,
     batch: 3,
     bias: true,
@@ -48,6 +59,9 @@ pub const SMALL: Case = Case {
     lengths: None,
     magnitude: 1.5,
 };
+
+/// Of the dropout; both halves count.
+const SEED: u64 = 0x1234_5678_9abc_def1;
 
 pub struct Inputs {
     pub input: Vec<f32>,
@@ -63,13 +77,21 @@ impl Case {
     pub fn config(&self, tier: Option<Tier>, variant: Option<Variant>) -> RecurrentConfig {
         RecurrentConfig {
             cell: self.cell,
+            element: self.elements[0],
+            weights: self.elements[1],
+            batch_first: self.batch_first,
             input_size: self.input_size,
             hidden_size: self.hidden_size,
+            proj_size: self.proj_size,
             num_layers: self.num_layers,
             direction: self.direction,
             peephole: self.peephole,
+            dropout: self.dropout,
             activations: self.activations,
             clip: self.clip,
+            spin_bound: None,
+            truncate: self.truncate,
+            gradients: false,
             tier,
             variant,
         }
@@ -79,6 +101,7 @@ impl Case {
         RecurrentShape {
             seq_len: self.seq_len,
             batch: self.batch,
+            seed: SEED,
         }
     }
 
@@ -90,6 +113,7 @@ impl Case {
             lengths: self.lengths.is_some(),
             h_n: true,
             c_n: c,
+            reserve: false,
         }
     }
 
@@ -98,10 +122,14 @@ impl Case {
             cell: self.cell,
             input_size: self.input_size as usize,
             hidden_size: self.hidden_size as usize,
+            proj_size: self.proj_size.map(|size| size as usize),
             num_layers: self.num_layers as usize,
             direction: self.direction,
+            dropout: self.dropout,
+            seed: SEED,
             activations: self.activations,
             clip: self.clip,
+            truncate: self.truncate.map(|steps| steps as usize),
             seq_len: self.seq_len as usize,
             batch: self.batch as usize,
         }
@@ -113,30 +141,39 @@ impl Case {
         let directions = self.direction.count() as usize;
         let gate_rows = self.cell.num_gates() as usize * p.hidden_size;
         let scale = self.magnitude / (p.hidden_size as f32).sqrt();
-        let states = p.num_layers * directions * p.batch * p.hidden_size;
+        let states = p.num_layers * directions * p.batch;
+        let width = p.state_size();
+        let projection = p.proj_size.map_or(0, |size| size * p.hidden_size);
         let bias = if self.bias { gate_rows } else { 0 };
         let peepholes = if self.peephole { 3 * p.hidden_size } else { 0 };
+        let [of_input, of_weights] = self.elements;
+        let round =
+            |x: Vec<f32>, to: ElementType| x.into_iter().map(|x| to.round(x)).collect::<Vec<_>>();
         let weights = (0..p.num_layers * directions)
             .map(|i| {
-                let width = if i < directions {
+                let input_size = if i < directions {
                     p.input_size
                 } else {
-                    directions * p.hidden_size
+                    directions * width
                 };
                 Weights {
-                    weight_ih: random.normals(gate_rows * width, scale),
-                    weight_hh: random.normals(gate_rows * p.hidden_size, scale),
-                    bias_ih: random.normals(bias, 0.5),
-                    bias_hh: random.normals(bias, 0.5),
-                    peephole: random.normals(peepholes, 0.8),
+                    weight_ih: round(random.normals(gate_rows * input_size, scale), of_weights),
+                    weight_hh: round(random.normals(gate_rows * width, scale), of_weights),
+                    bias_ih: round(random.normals(bias, 0.5), of_weights),
+                    bias_hh: round(random.normals(bias, 0.5), of_weights),
+                    peephole: round(random.normals(peepholes, 0.8), of_weights),
+                    weight_hr: round(random.normals(projection, scale), of_weights),
                 }
             })
             .collect();
         Inputs {
-            input: random.normals(p.seq_len * p.batch * p.input_size, 1.0),
+            input: round(
+                random.normals(p.seq_len * p.batch * p.input_size, 1.0),
+                of_input,
+            ),
             weights,
-            h_0: random.normals(states, 0.5),
-            c_0: random.normals(states, 1.0),
+            h_0: random.normals(states * width, 0.5),
+            c_0: random.normals(states * p.hidden_size, 1.0),
         }
     }
 }
@@ -166,19 +203,24 @@ pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
                 &w.bias_ih,
                 &w.bias_hh,
                 &w.peephole,
+                &w.weight_hr,
             ]
-            .map(|x| gpu.upload("weights", x).unwrap())
+            .map(|x| {
+                gpu.upload("weights", &op.config().weights.words(x))
+                    .unwrap()
+            })
         })
         .collect();
     let has_bias = inputs.weights.iter().all(|w| !w.bias_ih.is_empty());
     let weights: Vec<_> = buffers
         .iter()
         .map(
-            |[weight_ih, weight_hh, bias_ih, bias_hh, peephole]| RecurrentWeights {
+            |[weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr]| RecurrentWeights {
                 weight_ih: weight_ih.slice(..),
                 weight_hh: weight_hh.slice(..),
                 bias: has_bias.then(|| (bias_ih.slice(..), bias_hh.slice(..))),
                 peephole: op.config().peephole.then(|| peephole.slice(..)),
+                weight_hr: op.config().proj_size.map(|_| weight_hr.slice(..)),
             },
         )
         .collect();
@@ -190,18 +232,42 @@ pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
 
 /// Runs the case twice, on scratch full of NaN.
 pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> Results {
+    run_with(gpu, case, config, inputs, false)
+}
+
+/// [`run`] that leaves what a backward pass would need, and uses no scratch.
+pub fn run_keeping(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> Results {
+    run_with(gpu, case, config, inputs, true)
+}
+
+fn run_with(
+    gpu: &Gpu,
+    case: &Case,
+    config: RecurrentConfig,
+    inputs: &Inputs,
+    keep: bool,
+) -> Results {
     let op = Recurrent::new(gpu.context(), config).unwrap();
     let packed = pack(gpu, &op, inputs);
-    let input = gpu.upload("input", &inputs.input).unwrap();
+    let [time, batch] = [case.seq_len, case.batch].map(|len| len as usize);
+    let input = match case.batch_first {
+        true => swapped(&inputs.input, time, batch),
+        false => inputs.input.clone(),
+    };
+    let input = config.element.words(&input);
+    let input = gpu.upload("input", &input).unwrap();
     let h_0 = gpu.upload("h_0", &inputs.h_0).unwrap();
     let c_0 = gpu.upload("c_0", &inputs.c_0).unwrap();
     let lengths = gpu.upload("lengths", case.lengths.unwrap_or(&[0])).unwrap();
-    let outputs = [case.seq_len * case.batch * case.direction.count() * case.hidden_size]
-        .into_iter()
-        .chain([inputs.h_0.len() as u32; 2])
-        .map(|len| Output::new(gpu, len as usize));
-    let outputs: Vec<Output> = outputs.collect();
-    let scratch = Output::new(gpu, op.scratch_size(case.shape()).unwrap() as usize / 4);
+    let tokens = (case.seq_len * case.batch * case.direction.count()) as usize;
+    let output = tokens * case.problem().state_size();
+    let outputs = [output, inputs.h_0.len(), inputs.c_0.len()].map(|len| Output::new(gpu, len));
+    let scratch_size = match keep {
+        true => op.reserve_size(case.shape()),
+        false => op.scratch_size(case.shape()),
+    };
+    let scratch = Output::new(gpu, scratch_size.unwrap() as usize / 4);
+    let unused = gpu.zeros("scratch", 4).unwrap();
     let is_lstm = case.cell.has_cell_state();
     let buffers = RecurrentBuffers {
         h_0: case.states.then(|| h_0.slice(..)),
@@ -209,11 +275,15 @@ pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> 
         lengths: case.lengths.map(|_| lengths.slice(..)),
         h_n: Some(outputs[1].buffer.slice(..)),
         c_n: is_lstm.then(|| outputs[2].buffer.slice(..)),
+        reserve: keep.then(|| scratch.buffer.slice(..)),
         ..RecurrentBuffers::new(
             input.slice(..),
             packed.slice(..),
             outputs[0].buffer.slice(..),
-            scratch.buffer.slice(..),
+            match keep {
+                true => unused.slice(..),
+                false => scratch.buffer.slice(..),
+            },
         )
     };
     let bound = op.bind(case.shape(), buffers).unwrap();
@@ -229,13 +299,26 @@ pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> 
         })
         .unwrap();
         scratch.read(gpu);
-        outputs.iter().map(|output| output.read(gpu)).collect()
+        let mut results: Results = outputs.iter().map(|output| output.read(gpu)).collect();
+        if case.batch_first {
+            results[0] = swapped(&results[0], batch, time);
+        }
+        results
     };
     let [first, second] = [once(), once()];
     for (first, second) in first.iter().zip(&second) {
         assert_eq!(bits(first), bits(second), "two runs");
     }
     first
+}
+
+/// `[a, b, width]` as `[b, a, width]`.
+fn swapped(values: &[f32], a: usize, b: usize) -> Vec<f32> {
+    let width = values.len() / (a * b).max(1);
+    let rows = (0..b).flat_map(|j| (0..a).map(move |i| (i * b + j) * width));
+    rows.flat_map(|at| &values[at..at + width])
+        .copied()
+        .collect()
 }
 
 /// Every tier and variant of every guise of a device that runs this case in a way of its own.
@@ -278,23 +361,38 @@ pub fn check(case: Case) {
 /// Compares every tier and variant of `guises` with the reference.
 pub fn check_on(guises: &[Gpu], case: Case) {
     let inputs = case.inputs();
-    let truth = inputs.reference::<f64>(&case);
-    let yardstick = inputs.reference::<f32>(&case);
-    let hidden = case.hidden_size as usize;
-    let width = hidden * case.direction.count() as usize;
+    let truths = (inputs.reference(&case), inputs.reference(&case));
     for (guise, config, how) in variants(guises, &case) {
         let results = run(&guise, &case, config, &inputs);
-        let judged = [
-            ("output", width, &truth.output, &yardstick.output),
-            ("h_n", hidden, &truth.h_n, &yardstick.h_n),
-            ("c_n", hidden, &truth.c_n, &yardstick.c_n),
-        ];
-        for ((name, row, truth, yardstick), got) in judged.into_iter().zip(&results) {
-            let shape = [truth.len() / row, row];
-            let tolerance = Tolerance::RECURRENT;
-            if let Err(difference) = compare(name, &shape, got, truth, yardstick, tolerance) {
-                panic!("{difference}\n{how}\n{case:?}\n{}", guise.describe());
-            }
+        judge_by(&truths, &guise, &case, &results, &how);
+    }
+}
+
+/// Compares results with the reference.
+pub fn judge(gpu: &Gpu, case: &Case, inputs: &Inputs, results: &Results, how: &str) {
+    let truths = (inputs.reference(case), inputs.reference(case));
+    judge_by(&truths, gpu, case, results, how);
+}
+
+fn judge_by(
+    (truth, yardstick): &(reference::Output<f64>, reference::Output<f32>),
+    gpu: &Gpu,
+    case: &Case,
+    results: &Results,
+    how: &str,
+) {
+    let (hidden, state) = (case.hidden_size as usize, case.problem().state_size());
+    let width = state * case.direction.count() as usize;
+    let judged = [
+        ("output", width, &truth.output, &yardstick.output),
+        ("h_n", state, &truth.h_n, &yardstick.h_n),
+        ("c_n", hidden, &truth.c_n, &yardstick.c_n),
+    ];
+    for ((name, row, truth, yardstick), got) in judged.into_iter().zip(results) {
+        let shape = [truth.len() / row, row];
+        let tolerance = Tolerance::RECURRENT;
+        if let Err(difference) = compare(name, &shape, got, truth, yardstick, tolerance) {
+            panic!("{difference}\n{how}\n{case:?}\n{}", gpu.describe());
         }
     }
 }

@@ -4,8 +4,9 @@ The answers are those of torch.nn.RNN, LSTM and GRU in f64.
 
     inputs   input [seq_len, batch, input_size]
              weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ..._reverse, ..._l1: PyTorch's names, shapes and
-             order of gates (LSTM i, f, g, o; GRU r, z, n with the reset gate after the product)
-             h_0, and for LSTM c_0, [num_layers * directions, batch, hidden_size]; absent: zero
+             order of gates (LSTM i, f, g, o; GRU r, z, n with the reset gate after the product);
+             of the projections weight_hr_l0 [proj_size, hidden_size], ...
+             h_0 (proj_size wide where there is a projection), and for LSTM c_0, [num_layers * directions, batch, hidden_size]; absent: zero
     outputs  output [seq_len, batch, directions * hidden_size]
              h_n, and for LSTM c_n, [num_layers * directions, batch, hidden_size]
 """
@@ -28,6 +29,14 @@ CASES = {
     "two_layers_bidirectional": (SMALL, {"num_layers": 2, "bidirectional": True}, True),
     "batch_1": (LONG, {}, True),
     "saturated": (SMALL, {}, True),
+}
+LSTM_CASES = CASES | {
+    "projection": (SMALL, {"proj_size": 4}, True),
+    "projection_two_layers_bidirectional": (
+        SMALL,
+        {"proj_size": 4, "num_layers": 2, "bidirectional": True},
+        True,
+    ),
 }
 RNN_CASES = CASES | {"relu": (SMALL, {"nonlinearity": "relu"}, True)}
 
@@ -63,7 +72,8 @@ def answer(cell, case, sizes, options, with_states):
 
     directions = 2 if module.bidirectional else 1
     state_shape = (module.num_layers * directions, sizes["batch"], sizes["hidden_size"])
-    states = {"h_0": random(*state_shape, spread=0.5)}
+    h_shape = (*state_shape[:2], options.get("proj_size", sizes["hidden_size"]))
+    states = {"h_0": random(*h_shape, spread=0.5)}
     if cell == "lstm":
         states["c_0"] = random(*state_shape, spread=0.8)
 
@@ -86,7 +96,8 @@ def answer(cell, case, sizes, options, with_states):
 
 def main():
     for cell in CELLS:
-        for case, (sizes, options, with_states) in (RNN_CASES if cell == "rnn" else CASES).items():
+        cases = {"rnn": RNN_CASES, "lstm": LSTM_CASES, "gru": CASES}[cell]
+        for case, (sizes, options, with_states) in cases.items():
             answer(cell, case, sizes, options, with_states)
 
 

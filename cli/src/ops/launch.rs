@@ -15,11 +15,15 @@ pub struct Launch {
     /// One after the other: a forward pass, then perhaps a backward one.
     bounds: Vec<Bound>,
     outputs: Vec<Output>,
+    /// Makes what is handed out of what the device has written.
+    finish: Option<Finish>,
 }
+
+type Finish = Box<dyn Fn(Tensors) -> Result<Tensors>>;
 
 /// An output full of NaN, so that what a kernel leaves out shows.
 pub struct Output {
-    name: &'static str,
+    name: String,
     shape: Vec<usize>,
     /// The axes in which it is handed out.
     order: Option<&'static [usize]>,
@@ -27,9 +31,10 @@ pub struct Output {
 }
 
 impl Output {
-    pub fn new(gpu: &Gpu, name: &'static str, shape: &[usize]) -> Result<Self> {
+    pub fn new(gpu: &Gpu, name: impl Into<String>, shape: &[usize]) -> Result<Self> {
+        let name = name.into();
         let len: usize = shape.iter().product();
-        let buffer = gpu.zeros(name, 4 * (len + CANARIES) as u64)?;
+        let buffer = gpu.zeros(&name, 4 * (len + CANARIES) as u64)?;
         let output = Self {
             name,
             shape: shape.to_vec(),
@@ -43,7 +48,7 @@ impl Output {
     /// As [`new`](Self::new), but handed out with its axes in another order.
     pub fn permuted(
         gpu: &Gpu,
-        name: &'static str,
+        name: impl Into<String>,
         shape: &[usize],
         order: &'static [usize],
     ) -> Result<Self> {
@@ -72,7 +77,7 @@ impl Output {
         let words: Vec<u32> = gpu.download(&self.buffer)?;
         let (values, canaries) = words.split_at(self.shape.iter().product());
         if canaries.iter().any(|&word| word != CANARY) {
-            let name = self.name;
+            let name = &self.name;
             return Err(Error::failed(format_args!(
                 "{name}: a kernel wrote behind it"
             )));
@@ -92,6 +97,15 @@ impl Launch {
             plan,
             bounds,
             outputs,
+            finish: None,
+        }
+    }
+
+    /// This, with `finish` between the device's outputs and those that [`run`](Self::run) returns.
+    pub fn finished_by(self, finish: impl Fn(Tensors) -> Result<Tensors> + 'static) -> Self {
+        Self {
+            finish: Some(Box::new(finish)),
+            ..self
         }
     }
 
@@ -112,9 +126,14 @@ impl Launch {
             self.record(pass);
             Ok(())
         })?;
-        self.outputs
+        let tensors = self
+            .outputs
             .iter()
-            .map(|output| Ok((output.name.to_owned(), output.read(gpu)?)))
-            .collect()
+            .map(|output| Ok((output.name.clone(), output.read(gpu)?)))
+            .collect::<Result<_>>()?;
+        match &self.finish {
+            Some(finish) => finish(tensors),
+            None => Ok(tensors),
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod call;
 mod cases;
 mod check;
+mod gradients;
 mod grid;
 mod keras;
 mod onnx;
@@ -12,8 +13,9 @@ mod pytorch;
 use gatefold::reference::compare::Difference;
 use gatefold::reference::recurrent as reference;
 use gatefold::{
-    Capabilities, Cell, Given, Gpu, Plan, Recurrent as Operation, RecurrentBuffers,
-    RecurrentConfig, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
+    Capabilities, Cell, ElementType, Given, Gpu, Plan, Recurrent as Operation,
+    RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig,
+    RecurrentGradients, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -21,7 +23,7 @@ use super::launch::Output;
 use super::{Launch, Problem};
 use crate::args::RunCommon;
 use crate::error::Result;
-use crate::tensors::{Tensor, Tensors};
+use crate::tensors::{Tensor, Tensors, floats, get};
 use call::Call;
 use options::Format;
 
@@ -53,6 +55,9 @@ struct Recurrent {
     config: RecurrentConfig,
     shape: RecurrentShape,
     given: Given,
+    /// Whether the backward pass is wanted, and which gradients arrive: of output, h_n, c_n.
+    grad: bool,
+    arriving: [bool; 3],
     bias: bool,
     format: Format,
     batch_first: bool,
@@ -65,6 +70,18 @@ struct Wanted {
     order: &'static [usize],
 }
 
+impl Wanted {
+    /// As the device has it if that is how it is handed out.
+    fn in_place(&self) -> Self {
+        const AXES: [usize; 4] = [0, 1, 2, 3];
+        Self {
+            name: self.name,
+            shape: self.order.iter().map(|&axis| self.shape[axis]).collect(),
+            order: &AXES[..self.order.len()],
+        }
+    }
+}
+
 /// The problem that the flags and tensors of `run` pose.
 pub fn from_tensors(
     op: Op,
@@ -72,13 +89,48 @@ pub fn from_tensors(
     options: &RunOptions,
     tensors: &Tensors,
 ) -> Result<Box<dyn Problem>> {
-    let problem = match options.format {
+    let mut problem = match options.format {
         Format::Pytorch => pytorch::problem(op, common, options, tensors)?,
         Format::Onnx => onnx::problem(op, common, options, tensors)?,
         Format::Keras => keras::problem(op, common, options, tensors)?,
     };
+    if !common.grad {
+        // as the file has them; gradients are of f32
+        let input = match options.format {
+            Format::Onnx => "X",
+            _ => "input",
+        };
+        problem.config.element = get(tensors, input)?.element;
+        // in place, where the tensors can be bound as a whole
+        problem.config.batch_first = problem.batch_first;
+        if problem.plan(&Capabilities::floor(), None).is_err() {
+            problem.config.batch_first = false;
+        }
+        problem.config.weights = weights_element(tensors, input);
+    }
     problem.possible()?;
     Ok(Box::new(problem))
+}
+
+/// How the weights are stored if that is the same for all of them, else f32, which holds them all.
+fn weights_element(tensors: &Tensors, input: &str) -> ElementType {
+    let others = [
+        "lengths",
+        "sequence_lens",
+        "h_0",
+        "c_0",
+        "initial_h",
+        "initial_c",
+    ];
+    let mut elements = tensors
+        .iter()
+        .filter(|(name, _)| *name != input && !others.contains(&name.as_str()))
+        .map(|(_, tensor)| tensor.element);
+    let first = elements.next().unwrap_or_default();
+    match elements.all(|element| element == first) {
+        true => first,
+        false => ElementType::F32,
+    }
 }
 
 impl Recurrent {
@@ -97,6 +149,22 @@ impl Recurrent {
         }
     }
 
+    fn backward_given(&self) -> RecurrentBackwardGiven {
+        let [grad_output, grad_h_n, grad_c_n] = self.arriving;
+        RecurrentBackwardGiven {
+            lengths: self.given.lengths,
+            grad_output,
+            grad_h_n,
+            grad_c_n,
+            grad_input: true,
+            grad_h_0: self.given.h_0,
+            grad_c_0: self.given.c_0,
+            parameters: true,
+            bias: self.bias,
+            grad_norms: true,
+        }
+    }
+
     fn has_cell_state(&self) -> bool {
         self.config.cell.has_cell_state()
     }
@@ -107,10 +175,14 @@ impl Recurrent {
             cell: config.cell,
             input_size: config.input_size as usize,
             hidden_size: config.hidden_size as usize,
+            proj_size: config.proj_size.map(|size| size as usize),
             num_layers: config.num_layers as usize,
             direction: config.direction,
+            dropout: config.dropout,
+            seed: shape.seed,
             activations: config.activations,
             clip: config.clip,
+            truncate: config.truncate.map(|steps| steps as usize),
             seq_len: shape.seq_len as usize,
             batch: shape.batch as usize,
         }
@@ -125,12 +197,12 @@ impl Recurrent {
     }
 
     /// `output`, `h_n` and, of an LSTM, `c_n`, under the format's names.
-    fn outputs(&self) -> Vec<Wanted> {
+    fn forward_outputs(&self) -> Vec<Wanted> {
         let p = self.reference();
         let directions = p.direction.count() as usize;
-        let states = vec![p.num_layers * directions, p.batch, p.hidden_size];
-        let joined = vec![p.seq_len, p.batch, directions * p.hidden_size];
-        let apart = vec![p.seq_len, p.batch, directions, p.hidden_size];
+        let states = |width| vec![p.num_layers * directions, p.batch, width];
+        let joined = vec![p.seq_len, p.batch, directions * p.state_size()];
+        let apart = vec![p.seq_len, p.batch, directions, p.state_size()];
         let (names, output, order): (_, _, &[usize]) = match (self.format, self.batch_first) {
             (Format::Onnx, false) => (["Y", "Y_h", "Y_c"], apart, &[0, 2, 1, 3]),
             (Format::Onnx, true) => (["Y", "Y_h", "Y_c"], apart, &[1, 0, 2, 3]),
@@ -149,10 +221,10 @@ impl Recurrent {
         let [output_name, h_n, c_n] = names;
         let mut all = vec![
             wanted(output_name, &output, order),
-            wanted(h_n, &states, state_order),
+            wanted(h_n, &states(p.state_size()), state_order),
         ];
         if self.has_cell_state() {
-            all.push(wanted(c_n, &states, state_order));
+            all.push(wanted(c_n, &states(p.hidden_size), state_order));
         }
         all
     }
@@ -176,10 +248,15 @@ impl Problem for Recurrent {
             ("seq_len", json!(shape.seq_len)),
             ("input_size", json!(config.input_size)),
             ("hidden_size", json!(config.hidden_size)),
+            ("proj_size", json!(config.proj_size)),
             ("layers", json!(config.num_layers)),
             ("bidirectional", json!(directions == 2)),
             ("nonlinearity", nonlinearity),
         ]
+    }
+
+    fn dtype(&self) -> ElementType {
+        self.config.element
     }
 
     fn options(&self) -> Vec<String> {
@@ -190,7 +267,11 @@ impl Problem for Recurrent {
         let before = before.then(|| "--linear-before-reset=0".to_owned());
         let clip = config.clip.map(|clip| format!("--clip={clip}"));
         let tier = config.tier.map(|tier| format!("--tier={}", tier.name()));
-        [relu, coupled, before, clip, tier]
+        let dropout = config.dropout;
+        let dropout =
+            (dropout > 0.0).then(|| format!("--dropout={dropout} --seed={}", self.shape.seed));
+        let grad = self.grad.then(|| "--grad".to_owned());
+        [relu, coupled, before, dropout, clip, tier, grad]
             .into_iter()
             .flatten()
             .collect()
@@ -202,22 +283,23 @@ impl Problem for Recurrent {
 
     fn tier(&self, plan: &Plan) -> Option<&'static str> {
         let kernels = plan.dispatches.iter().map(|dispatch| &dispatch.kernel);
-        let tier = |stepped| {
-            if stepped {
-                Tier::Stepped
-            } else {
-                Tier::Resident
-            }
+        let tier = |name| match name {
+            "recurrent_stepped" => Some(Tier::Stepped),
+            "recurrent_resident" => Some(Tier::Resident),
+            "recurrent_persistent" => Some(Tier::Persistent),
+            _ => None,
         };
         kernels
-            .filter(|kernel| kernel.name.starts_with("recurrent_"))
-            .map(|kernel| tier(kernel.stepped).name())
+            .filter_map(|kernel| tier(kernel.name))
+            .map(Tier::name)
             .next()
     }
 
     fn variants(&self, capabilities: &Capabilities) -> Vec<Variant> {
         let mut tiers = self.config.tiers(capabilities, self.shape.batch);
         match self.config.tier {
+            // right on every device, only not fast
+            Some(Tier::Persistent) => self.config.variants(capabilities).collect(),
             Some(forced) if !tiers.any(|tier| tier == forced) => Vec::new(),
             _ => self.config.variants(capabilities).collect(),
         }
@@ -228,8 +310,13 @@ impl Problem for Recurrent {
         capabilities: &Capabilities,
         variant: Option<Variant>,
     ) -> Result<Plan, gatefold::Error> {
-        self.forced(variant)
-            .plan(capabilities, self.shape, self.given)
+        let config = self.forced(variant);
+        let forward = config.plan(capabilities, self.shape, self.given)?;
+        if !self.grad {
+            return Ok(forward);
+        }
+        let backward = config.plan_backward(capabilities, self.shape, self.backward_given())?;
+        Ok(forward.then(backward))
     }
 
     fn random(&self, seed: u64) -> Tensors {
@@ -241,14 +328,30 @@ impl Problem for Recurrent {
         let op = Operation::new(gpu.context(), self.forced(variant))?;
         let call = self.call(inputs)?;
         let packed = pack(gpu, &op, &call)?;
-        let input = gpu.upload("input", &call.input)?;
+        let input = match (self.config.batch_first, self.format) {
+            (true, Format::Onnx) => floats(inputs, "X")?,
+            (true, _) => floats(inputs, "input")?,
+            (false, _) => &call.input,
+        };
+        let input = gpu.upload("input", &self.config.element.words(input))?;
         let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
         let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
         let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
-        let poison = vec![f32::NAN; plan.scratch_size as usize / 4];
-        let scratch = gpu.upload("scratch", &poison)?;
-        let outputs: Vec<Output> = self
-            .outputs()
+        let poisoned = |name: &str, size: u64| {
+            // empty buffers cannot be bound
+            let poison = vec![f32::NAN; (size as usize / 4).max(1)];
+            gpu.upload(name, &poison)
+        };
+        let scratch = poisoned("scratch", plan.scratch_size)?;
+        let reserve = match self.grad {
+            true => Some(poisoned("reserve", op.reserve_size(self.shape)?)?),
+            false => None,
+        };
+        let mut wanted = self.forward_outputs();
+        if self.config.batch_first {
+            wanted[0] = wanted[0].in_place();
+        }
+        let mut outputs: Vec<Output> = wanted
             .iter()
             .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
             .collect::<Result<_>>()?;
@@ -258,6 +361,7 @@ impl Problem for Recurrent {
             lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
             h_n: Some(outputs[1].slice()),
             c_n: outputs.get(2).map(Output::slice),
+            reserve: reserve.as_ref().map(|buffer| buffer.slice(..)),
             ..RecurrentBuffers::new(
                 input.slice(..),
                 packed.slice(..),
@@ -265,20 +369,81 @@ impl Problem for Recurrent {
                 scratch.slice(..),
             )
         };
-        let bound = op.bind(self.shape, buffers)?;
-        Ok(Launch::new(plan, vec![bound], outputs))
+        let mut bounds = vec![op.bind(self.shape, buffers)?];
+        let Some(reserve) = reserve else {
+            return Ok(Launch::new(plan, bounds, outputs));
+        };
+        let gradients: Vec<Output> = gradients::wanted(self)
+            .iter()
+            .map(|(name, shape)| Output::new(gpu, name.clone(), shape))
+            .collect::<Result<_>>()?;
+        let upload = |name, at: usize| upload(gpu, name, call.upstream[at].as_deref());
+        let arriving = [
+            upload("grad_output", 0)?,
+            upload("grad_h_n", 1)?,
+            upload("grad_c_n", 2)?,
+        ];
+        let [grad_output, grad_h_n, grad_c_n] = arriving.each_ref().map(Option::as_ref);
+        let mut slices = gradients.iter().map(Output::slice);
+        let mut next = |wanted: bool| wanted.then(|| slices.next()).flatten();
+        let grad_input = next(true);
+        let (grad_h_0, grad_c_0) = (next(self.given.h_0), next(self.given.c_0));
+        let grad_norms = next(true);
+        let mut grad_weights = Vec::new();
+        while let (Some(weight_ih), Some(weight_hh)) = (next(true), next(true)) {
+            grad_weights.push(RecurrentGradients {
+                weight_ih,
+                weight_hh,
+                bias: next(self.bias).zip(next(self.bias)),
+                peephole: next(self.config.peephole),
+                weight_hr: next(self.config.proj_size.is_some()),
+            });
+        }
+        let buffers = RecurrentBackwardBuffers {
+            lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
+            grad_output: grad_output.map(|buffer| buffer.slice(..)),
+            grad_h_n: grad_h_n.map(|buffer| buffer.slice(..)),
+            grad_c_n: grad_c_n.map(|buffer| buffer.slice(..)),
+            grad_input,
+            grad_h_0,
+            grad_c_0,
+            grad_weights: &grad_weights,
+            grad_norms,
+            ..RecurrentBackwardBuffers::new(
+                input.slice(..),
+                packed.slice(..),
+                reserve.slice(..),
+                scratch.slice(..),
+            )
+        };
+        bounds.push(op.bind_backward(self.shape, buffers)?);
+        drop(grad_weights);
+        outputs.extend(gradients);
+        let problem = *self;
+        let finish = move |tensors| gradients::of_format(&problem, tensors);
+        Ok(Launch::new(plan, bounds, outputs).finished_by(finish))
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {
-        let truth = self.call(inputs)?.reference::<f64>(&self.reference());
+        let call = self.call(inputs)?;
+        let truth = call.reference::<f64>(&self.reference());
         let values = [truth.output, truth.h_n, truth.c_n];
-        let tensors = self.outputs().into_iter().zip(values);
-        Ok(tensors
+        let tensors = self.forward_outputs().into_iter().zip(values);
+        let mut tensors: Tensors = tensors
             .map(|(wanted, values)| {
                 let tensor = Tensor::f64(&wanted.shape, values).permuted(wanted.order);
                 (wanted.name.to_owned(), tensor)
             })
-            .collect())
+            .collect();
+        if !self.grad {
+            return Ok(tensors);
+        }
+        let [gradients, _] = call.gradients::<f64>(&self.reference());
+        let values = gradients::flat(self, gradients);
+        for ((name, shape), values) in gradients::wanted(self).into_iter().zip(values) {
+            tensors.insert(name, Tensor::f64(&shape, values));
+        }
+        gradients::of_format(self, tensors)
     }
 
     fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
@@ -298,24 +463,27 @@ fn upload<T: bytemuck::Pod>(
 fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
     let mut buffers = Vec::new();
     for weights in &call.weights {
-        let upload = |values: &[f32]| gpu.upload("weights", values);
+        let element = op.config().weights;
+        let upload = |values: &[f32]| gpu.upload("weights", &element.words(values));
         buffers.push([
             upload(&weights.weight_ih)?,
             upload(&weights.weight_hh)?,
             upload(&weights.bias_ih)?,
             upload(&weights.bias_hh)?,
             upload(&weights.peephole)?,
+            upload(&weights.weight_hr)?,
         ]);
     }
     let mut given = Vec::new();
     for (buffers, weights) in buffers.iter().zip(&call.weights) {
-        let [weight_ih, weight_hh, bias_ih, bias_hh, peephole] =
+        let [weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr] =
             buffers.each_ref().map(|x| x.slice(..));
         given.push(RecurrentWeights {
             weight_ih,
             weight_hh,
             bias: (!weights.bias_ih.is_empty()).then_some((bias_ih, bias_hh)),
             peephole: (!weights.peephole.is_empty()).then_some(peephole),
+            weight_hr: (!weights.weight_hr.is_empty()).then_some(weight_hr),
         });
     }
     let packed = gpu.zeros("packed", op.packed_size())?;

@@ -4,7 +4,7 @@ use gatefold::reference::compare::{Difference, Tolerance, compare};
 use gatefold::reference::{Real, attention as reference, convert, gemm::gemm};
 use gatefold::{
     Attention as Operation, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape,
-    Bound, Causal, Gemm, GemmBuffers, GemmConfig, GemmShape, Layout, Plan, wgpu,
+    Bound, Causal, ElementType, Gemm, GemmBuffers, GemmConfig, GemmShape, Layout, Plan, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -69,6 +69,8 @@ const GEMM: GemmConfig = GemmConfig {
     transpose_b: false,
     bias: true,
     accumulate: false,
+    a_element: ElementType::F32,
+    b_element: ElementType::F32,
     variant: None,
 };
 

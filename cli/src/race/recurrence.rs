@@ -60,10 +60,14 @@ impl Recurrence {
             cell: self.cell,
             input_size: width,
             hidden_size: width,
+            proj_size: None,
             num_layers: 1,
             direction: Direction::Forward,
+            dropout: 0.0,
+            seed: 0,
             activations: None,
             clip: None,
+            truncate: None,
             seq_len: steps.len(),
             batch: 1,
         };
@@ -126,6 +130,7 @@ impl Contestant for Recurrence {
         let shape = RecurrentShape {
             seq_len,
             batch: course.batch,
+            seed: 0,
         };
         let plan = self.operation.plan(shape, Default::default())?;
         let output = course.output(seq_len)?;
@@ -218,6 +223,7 @@ fn weights(cell: Cell, width: usize) -> Weights<f32> {
         bias_ih: random.uniform(rows, bound),
         bias_hh: random.uniform(rows, bound),
         peephole: Vec::new(),
+        weight_hr: Vec::new(),
     }
 }
 
@@ -231,6 +237,7 @@ fn pack(course: &Course, operation: &Recurrent, weights: &Weights<f32>) -> Resul
         weight_hh: weight_hh.slice(..),
         bias: Some((bias_ih.slice(..), bias_hh.slice(..))),
         peephole: None,
+        weight_hr: None,
     };
     let packed = gpu.zeros("packed weights", operation.packed_size())?;
     gpu.run(|pass| operation.pack_weights(pass, &[given], packed.slice(..)))?;
@@ -250,10 +257,14 @@ mod tests {
                 cell,
                 input_size: width,
                 hidden_size: width,
+                proj_size: None,
                 num_layers: 1,
                 direction: Direction::Forward,
+                dropout: 0.0,
+                seed: 0,
                 activations: None,
                 clip: None,
+                truncate: None,
                 seq_len: WARM_UP + TAIL,
                 batch: 1,
             };

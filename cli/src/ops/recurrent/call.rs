@@ -1,6 +1,8 @@
 //! The tensors of a call in PyTorch's layout, and how a format's tensors are looked at.
 
-use gatefold::reference::recurrent::{Initial, Output, Problem, Weights, recurrent};
+use gatefold::reference::recurrent::{
+    Gradients, Initial, Output, Problem, Upstream, Weights, recurrent, recurrent_backward,
+};
 use gatefold::reference::{Real, convert};
 
 use crate::error::{Error, Result};
@@ -13,6 +15,8 @@ pub struct Call {
     pub h_0: Option<Vec<f32>>,
     pub c_0: Option<Vec<f32>>,
     pub lengths: Option<Vec<u32>>,
+    /// The gradients that arrive, of output, h_n and c_n.
+    pub upstream: [Option<Vec<f32>>; 3],
 }
 
 impl Call {
@@ -26,6 +30,25 @@ impl Call {
             lengths: self.lengths.as_deref(),
         };
         recurrent(problem, &convert(&self.input), &weights, initial)
+    }
+
+    /// The gradients and their magnitudes.
+    pub fn gradients<R: Real>(&self, problem: &Problem) -> [Gradients<R>; 2] {
+        let weights: Vec<_> = self.weights.iter().map(Weights::convert).collect();
+        let optional = |x: &Option<Vec<f32>>| x.as_ref().map(|x| convert::<R>(x));
+        let (h_0, c_0) = (optional(&self.h_0), optional(&self.c_0));
+        let initial = Initial {
+            h_0: h_0.as_deref(),
+            c_0: c_0.as_deref(),
+            lengths: self.lengths.as_deref(),
+        };
+        let [output, h_n, c_n] = self.upstream.each_ref().map(optional);
+        let upstream = Upstream {
+            output: output.as_deref(),
+            h_n: h_n.as_deref(),
+            c_n: c_n.as_deref(),
+        };
+        recurrent_backward(problem, &convert(&self.input), &weights, initial, upstream)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What `verify` runs.
 
-use gatefold::{Cell, Direction, Tier};
+use gatefold::{Cell, Direction, ElementType, Tier};
 
 use super::Recurrent;
 use super::grid::problem;
@@ -54,9 +54,31 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
         ("no_bias", no_bias),
         ("two_layers_bidirectional_lengths", ragged),
     ];
+    let mut gradients = ragged;
+    gradients.with_gradients([true, true, cell.has_cell_state()]);
+    let mut last_state = states(problem(cell, SMALL, Direction::Reverse));
+    last_state.with_gradients([false, true, false]);
+    all.extend([
+        ("gradients_two_layers_bidirectional_lengths", gradients),
+        ("gradients_of_the_last_state", last_state),
+    ]);
     if matches!(cell, Cell::RnnRelu | Cell::LstmCoupled) {
         return all;
     }
+    if cell == Cell::Lstm {
+        for (name, element) in [("f16", ElementType::F16), ("bf16", ElementType::Bf16)] {
+            let mut halves = problem(cell, [3, 9, 7, 13, 2], Direction::Forward);
+            (halves.config.element, halves.config.weights) = (element, element);
+            all.push((name, halves));
+        }
+        let mut projected = states(problem(cell, [3, 17, 7, 13, 2], Direction::Bidirectional));
+        projected.config.proj_size = Some(5);
+        projected.given.lengths = true;
+        all.push(("projection_lengths", projected));
+    }
+    let mut dropout = problem(cell, [3, 9, 7, 13, 3], Direction::Forward);
+    dropout.config.dropout = 0.3;
+    dropout.shape.seed = 7 << 32 | 5;
     let mut clip = problem(cell, SMALL, Direction::Forward);
     clip.config.clip = Some(0.3);
     all.extend([
@@ -70,6 +92,7 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
             problem(cell, [1, 300, 7, 13, 1], Direction::Forward),
         ),
         ("clip", clip),
+        ("dropout_three_layers", dropout),
         (
             "hidden_128",
             problem(cell, [2, 12, 40, 128, 1], Direction::Forward),

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use gatefold::Direction;
-use gatefold::reference::compare::{Difference, Tolerance, compare};
+use gatefold::reference::compare::{Difference, Tolerance, compare, compare_with};
 use gatefold::reference::recurrent::{Output, Problem};
 
-use super::Recurrent;
 use super::call::Call;
+use super::{Recurrent, gradients};
 use crate::error::{Error, Result};
-use crate::tensors::{Tensors, floats};
+use crate::tensors::{Data, Tensor, Tensors, floats};
 
 /// Multiply-adds that the reference may take in each precision: about a second of one core.
 const AFFORDABLE: usize = 400_000_000;
@@ -25,39 +25,58 @@ pub fn check(
 ) -> Result<Result<f64, Box<Difference>>> {
     let p = problem.reference();
     let mut values = Vec::new();
-    for wanted in problem.outputs() {
+    for wanted in problem.forward_outputs() {
         values.push(floats(got, wanted.name)?.to_vec());
     }
     let mut values = values.into_iter();
     let mut next = || values.next().unwrap_or_default();
-    let got = Output {
+    let output = Output {
         output: next(),
         h_n: next(),
         c_n: next(),
     };
     let call = problem.call(inputs)?;
-    let sample = Sample::new(&p);
-    if sample.is_all(&p) || call.lengths.is_some() {
-        return Ok(agree(&p, &call, &got));
+    let sample = Sample::of(problem);
+    if sample.is_all(&p) {
+        let forward = match agree(&p, &call, &output) {
+            Ok(error) => error,
+            Err(difference) => return Ok(Err(difference)),
+        };
+        if !problem.grad {
+            return Ok(Ok(forward));
+        }
+        let backward = gradients_agree(problem, &call, got)?;
+        return Ok(backward.map(|error| error.max(forward)));
     }
-    let all = [&got.output, &got.h_n, &got.c_n];
-    if !all
-        .iter()
-        .all(|values| values.iter().all(|value| value.is_finite()))
-    {
-        // what the sample leaves out was written at least
-        return Err(Error::failed("the result is not finite"));
+    let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+    for (name, tensor) in got {
+        if !matches!(&tensor.data, Data::F32(values) if finite(values)) {
+            // what the sample leaves out was written at least
+            return Err(Error::failed(format_args!("{name} is not finite")));
+        }
     }
-    let (cut, call, got) = sample.cut(&p, call, &got);
-    Ok(agree(&cut, &call, &got).map_err(|mut difference| {
-        difference.index[0] += sample.times(&p).start;
-        difference.index[1] = sample.rows[difference.index[1]];
-        difference
-    }))
+    let (cut, call, output) = sample.cut(&p, call, &output);
+    let forward = match agree(&cut, &call, &output) {
+        Ok(error) => error,
+        Err(mut difference) => {
+            difference.index[0] += sample.times(&p).start;
+            difference.index[1] = sample.rows[difference.index[1]];
+            return Ok(Err(difference));
+        }
+    };
+    if !problem.grad {
+        return Ok(Ok(forward));
+    }
+    let got = sample.cut_gradients(&p, got)?;
+    let mut problem = *problem;
+    problem.shape.batch = cut.batch as u32;
+    problem.shape.seq_len = cut.seq_len as u32;
+    let backward = gradients_agree(&problem, &call, &got)?;
+    Ok(backward.map(|error| error.max(forward)))
 }
 
 /// Which rows of the batch, and how many steps of them.
-struct Sample {
+pub struct Sample {
     rows: Vec<usize>,
     steps: usize,
 }
@@ -66,15 +85,37 @@ impl Sample {
     /// Rows of a batch know nothing of each other, and the first steps of a sequence nothing of those behind:
     /// a few rows and their first steps are the same computation as in the whole. With two directions every
     /// output depends on both ends, and no step can be left out.
-    fn new(p: &Problem) -> Self {
+    ///
+    /// Gradients of weights are sums over all rows: where they are wanted, no gradient arrives outside of the
+    /// sample (see [`Sample::keep`]).
+    pub fn of(problem: &Recurrent) -> Self {
+        let p = problem.reference();
+        if problem.given.lengths {
+            return Self {
+                rows: (0..p.batch).collect(),
+                steps: p.seq_len,
+            };
+        }
+        // forward, and two products for each of its products backward
+        Self::new(
+            &p,
+            if problem.grad {
+                AFFORDABLE / 4
+            } else {
+                AFFORDABLE
+            },
+        )
+    }
+
+    fn new(p: &Problem, affordable: usize) -> Self {
         let directions = p.direction.count() as usize;
-        let inner = (p.num_layers - 1) * (directions + 1) * p.hidden_size;
-        let width = p.input_size + p.hidden_size + inner;
+        let inner = (p.num_layers - 1) * (directions + 1) * p.state_size();
+        let width = p.input_size + p.state_size() + inner;
         let step = directions * p.cell.num_gates() as usize * p.hidden_size * width;
-        let affordable_rows = AFFORDABLE / (step * p.seq_len).max(1);
+        let affordable_rows = affordable / (step * p.seq_len).max(1);
         let fewest_rows = if directions == 2 { 1 } else { FEWEST_ROWS };
         let count = affordable_rows.max(fewest_rows).min(p.batch);
-        let affordable_steps = AFFORDABLE / (step * count).max(1);
+        let affordable_steps = affordable / (step * count).max(1);
         let steps = match directions {
             2 => p.seq_len,
             _ => affordable_steps.max(FEWEST_STEPS).min(p.seq_len),
@@ -108,25 +149,79 @@ impl Sample {
             ..*p
         };
         let directions = p.direction.count() as usize;
-        let (layers, hidden) = (p.num_layers * directions, p.hidden_size);
+        let layers = p.num_layers * directions;
+        let (hidden, state) = (p.hidden_size, p.state_size());
         let of_times = |values: &[f32], width| self.pick(p.batch, values, self.times(p), width);
-        let of_layers = |values: &[f32]| self.pick(p.batch, values, 0..layers, hidden);
-        let last = |values: &[f32]| match self.steps == p.seq_len && !values.is_empty() {
-            true => of_layers(values),
+        let of_layers = |values: &[f32], width| self.pick(p.batch, values, 0..layers, width);
+        let last = |values: &[f32], width| match self.steps == p.seq_len && !values.is_empty() {
+            true => of_layers(values, width),
             false => Vec::new(),
         };
         let got = Output {
-            output: of_times(&got.output, directions * hidden),
-            h_n: last(&got.h_n),
-            c_n: last(&got.c_n),
+            output: of_times(&got.output, directions * state),
+            h_n: last(&got.h_n, state),
+            c_n: last(&got.c_n, hidden),
         };
+        let [grad_output, grad_h_n, grad_c_n] = &call.upstream;
+        let upstream = [
+            grad_output
+                .as_deref()
+                .map(|values| of_times(values, directions * state)),
+            grad_h_n.as_deref().map(|values| of_layers(values, state)),
+            grad_c_n.as_deref().map(|values| of_layers(values, hidden)),
+        ];
         let call = Call {
+            upstream,
             input: of_times(&call.input, p.input_size),
-            h_0: call.h_0.as_deref().map(of_layers),
-            c_0: call.c_0.as_deref().map(of_layers),
+            h_0: call.h_0.as_deref().map(|h| of_layers(h, state)),
+            c_0: call.c_0.as_deref().map(|c| of_layers(c, hidden)),
             ..call
         };
         (cut, call, got)
+    }
+
+    /// Zeros for what arrives outside of the sample: `values` is `[seq_len, batch, width]`.
+    pub fn keep(&self, p: &Problem, values: &mut [f32]) {
+        if values.is_empty() {
+            return;
+        }
+        let width = values.len() / (p.seq_len * p.batch);
+        let times = self.times(p);
+        for (token, values) in values.chunks_mut(width).enumerate() {
+            if !times.contains(&(token / p.batch)) || !self.rows.contains(&(token % p.batch)) {
+                values.fill(0.0);
+            }
+        }
+    }
+
+    /// The gradients of the sample: those that belong to rows or steps in part, the others whole. Of problems that
+    /// are made up, which have PyTorch's layout.
+    fn cut_gradients(&self, p: &Problem, got: &Tensors) -> Result<Tensors> {
+        let mut all = Tensors::new();
+        let times = self.times(p);
+        for (name, tensor) in got.iter().filter(|(name, _)| name.starts_with("grad_")) {
+            let values = floats(got, name)?;
+            let layers = tensor.shape[0];
+            let (shape, values) = match name.as_str() {
+                "grad_input" => {
+                    let picked = self.pick(p.batch, values, times.clone(), p.input_size);
+                    (vec![times.len(), self.rows.len(), p.input_size], picked)
+                }
+                "grad_h_0" | "grad_c_0" => {
+                    let width = tensor.shape[2];
+                    let picked = self.pick(p.batch, values, 0..layers, width);
+                    (vec![layers, self.rows.len(), width], picked)
+                }
+                "grad_norms" => {
+                    let rows = values.chunks(p.seq_len);
+                    let picked = rows.flat_map(|row| &row[times.clone()]).copied();
+                    (vec![layers, times.len()], picked.collect())
+                }
+                _ => (tensor.shape.clone(), values.to_vec()),
+            };
+            all.insert(name.clone(), Tensor::f32(&shape, values));
+        }
+        Ok(all)
     }
 
     /// The sampled rows of `values`, `[outer, batch, width]`, at some places of the outer axis.
@@ -141,8 +236,9 @@ impl Sample {
 fn agree(p: &Problem, call: &Call, got: &Output<f32>) -> Result<f64, Box<Difference>> {
     let (truth, yardstick) = (call.reference::<f64>(p), call.reference::<f32>(p));
     let directions = p.direction.count() as usize;
-    let states = [p.num_layers * directions, p.batch, p.hidden_size];
-    let output = [p.seq_len, p.batch, directions * p.hidden_size];
+    let states = |width| [p.num_layers * directions, p.batch, width];
+    let output = [p.seq_len, p.batch, directions * p.state_size()];
+    let (h_n, c_n) = (states(p.state_size()), states(p.hidden_size));
     let mut worst: f64 = 0.0;
     for (name, shape, got, truth, yardstick) in [
         (
@@ -152,8 +248,8 @@ fn agree(p: &Problem, call: &Call, got: &Output<f32>) -> Result<f64, Box<Differe
             &truth.output,
             &yardstick.output,
         ),
-        ("h_n", states, &got.h_n, &truth.h_n, &yardstick.h_n),
-        ("c_n", states, &got.c_n, &truth.c_n, &yardstick.c_n),
+        ("h_n", h_n, &got.h_n, &truth.h_n, &yardstick.h_n),
+        ("c_n", c_n, &got.c_n, &truth.c_n, &yardstick.c_n),
     ] {
         if got.is_empty() {
             continue;
@@ -164,25 +260,61 @@ fn agree(p: &Problem, call: &Call, got: &Output<f32>) -> Result<f64, Box<Differe
     Ok(worst)
 }
 
+/// Every gradient, under the format's names.
+fn gradients_agree(
+    problem: &Recurrent,
+    call: &Call,
+    got: &Tensors,
+) -> Result<Result<f64, Box<Difference>>> {
+    let p = problem.reference();
+    let [truth, magnitude] = call.gradients::<f64>(&p);
+    let [yardstick, _] = call.gradients::<f32>(&p);
+    let named = |values: Vec<Vec<f64>>| {
+        let wanted = gradients::wanted(problem).into_iter().zip(values);
+        let tensors = wanted.map(|((name, shape), values)| (name, Tensor::f64(&shape, values)));
+        gradients::of_format(problem, tensors.collect())
+    };
+    let widened = |values: Vec<Vec<f32>>| -> Vec<Vec<f64>> {
+        let each = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+        values.into_iter().map(each).collect()
+    };
+    let truth = named(gradients::flat(problem, truth))?;
+    let magnitude = named(gradients::flat(problem, magnitude))?;
+    let yardstick = named(widened(gradients::flat(problem, yardstick)))?;
+    let mut worst: f64 = 0.0;
+    for (name, tensor) in &truth {
+        let (Data::F64(truth), Data::F64(magnitude)) = (&tensor.data, &magnitude[name].data) else {
+            return Err(Error::failed(format_args!("{name}: is not in f64")));
+        };
+        let yardstick = yardstick[name].clone().into_f32();
+        let (shape, got) = (&tensor.shape, floats(got, name)?);
+        let tolerance = Tolerance::GRADIENT;
+        match compare_with(name, shape, got, truth, magnitude, &yardstick, tolerance) {
+            Ok(agreement) => worst = worst.max(agreement.error),
+            Err(difference) => return Ok(Err(Box::new(difference))),
+        }
+    }
+    Ok(Ok(worst))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::Problem as _;
     use crate::ops::recurrent::grid::problem;
-    use crate::tensors::Tensor;
     use gatefold::Cell;
 
     #[test]
     fn samples_keep_both_ends_of_the_batch() {
         let p = problem(Cell::Lstm, [64, 4096, 256, 256, 1], Direction::Forward).reference();
-        let sample = Sample::new(&p);
+        let sample = Sample::new(&p, AFFORDABLE);
         assert!(sample.steps < p.seq_len && sample.steps >= FEWEST_STEPS);
         assert_eq!(
             (sample.rows[0], sample.rows[sample.rows.len() - 1]),
             (0, 63)
         );
         let one = Problem { batch: 1, ..p };
-        assert_eq!(Sample::new(&one).rows, [0]);
+        assert_eq!(Sample::new(&one, AFFORDABLE).rows, [0]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Problems that are made up: the grid of `bench`, what `info` shows, random tensors.
 
-use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+use gatefold::{Cell, Direction, ElementType, Given, RecurrentConfig, RecurrentShape};
 
+use super::check::Sample;
+use super::gradients::arriving_names;
 use super::options::{BenchOptions, Format, cell, tier};
 use super::{Op, Recurrent};
 use crate::args::BenchCommon;
@@ -29,20 +31,38 @@ pub fn problem(cell: Cell, sizes: [u32; 5], direction: Direction) -> Recurrent {
             direction,
             ..Default::default()
         },
-        shape: RecurrentShape { seq_len, batch },
+        shape: RecurrentShape {
+            seq_len,
+            batch,
+            seed: 0,
+        },
         given: Given {
             h_n: true,
             c_n: op == Op::Lstm,
             ..Default::default()
         },
+        grad: false,
+        arriving: [false; 3],
         bias: true,
         format: Format::Pytorch,
         batch_first: false,
     }
 }
 
+impl Recurrent {
+    /// Asks for the backward pass, too.
+    pub fn with_gradients(&mut self, arriving: [bool; 3]) {
+        self.grad = true;
+        self.arriving = arriving;
+        self.config.gradients = true;
+        self.given.reserve = true;
+    }
+}
+
 pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
-    common.only_f32_forward()?;
+    if common.grad {
+        common.only_f32()?;
+    }
     let given: [(&str, &[List], u32); 5] = [
         ("--batch", &options.batch, 1),
         ("--seq-len", &options.seq_len, 64),
@@ -65,9 +85,25 @@ pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<
         false => Direction::Forward,
     };
     let (cell, tier) = (cell(op, options.nonlinearity)?, tier(options.tier)?);
+    // one row without a projection if none is asked for
+    let projections = values(&options.proj_size).unwrap_or(vec![0]);
+    if !options.proj_size.is_empty() {
+        if op != Op::Lstm {
+            return Err(Error::usage("--proj-size: only an lstm has a projection"));
+        }
+        if projections.contains(&0) {
+            return Err(Error::usage("--proj-size is 0, expected at least 1"));
+        }
+    }
+    axes.push(projections);
     let row = |row: Vec<u32>| {
         let mut problem = problem(cell, [row[0], row[1], row[2], row[3], row[4]], direction);
+        (problem.config.element, problem.config.weights) = (common.dtype, common.dtype);
         problem.config.tier = tier;
+        if common.grad {
+            problem.with_gradients([true, false, false]);
+        }
+        problem.config.proj_size = (row[5] > 0).then_some(row[5]);
         problem.possible()?;
         Ok(Box::new(problem) as Box<dyn Problem>)
     };
@@ -96,7 +132,15 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
     let mut random = Random::new(seed);
     let mut tensors = Tensors::new();
     let mut add = |name: &str, shape: &[usize], deviation: f32| {
-        let values = random.normals(shape.iter().product(), 0.0, deviation);
+        let mut values = random.normals(shape.iter().product(), 0.0, deviation);
+        let element = match name {
+            "input" => problem.config.element,
+            "h_0" | "c_0" => ElementType::F32,
+            _ => problem.config.weights,
+        };
+        values
+            .iter_mut()
+            .for_each(|value| *value = element.round(*value));
         tensors.insert(name.to_owned(), Tensor::f32(shape, values));
     };
     add("input", &[p.seq_len, p.batch, p.input_size], 1.0);
@@ -108,7 +152,7 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
     for layer in 0..p.num_layers {
         let width = match layer {
             0 => p.input_size,
-            _ => directions * p.hidden_size,
+            _ => directions * p.state_size(),
         };
         for direction in 0..directions {
             let reverse = if direction == 1 { "_reverse" } else { "" };
@@ -116,19 +160,22 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
                 add(&format!("{stem}_l{layer}{reverse}"), shape, deviation);
             };
             parameter("weight_ih", &[rows, width]);
-            parameter("weight_hh", &[rows, p.hidden_size]);
+            parameter("weight_hh", &[rows, p.state_size()]);
+            if let Some(size) = p.proj_size {
+                parameter("weight_hr", &[size, p.hidden_size]);
+            }
             if problem.bias {
                 parameter("bias_ih", &[rows]);
                 parameter("bias_hh", &[rows]);
             }
         }
     }
-    let states = [p.num_layers * directions, p.batch, p.hidden_size];
+    let states = |width| [p.num_layers * directions, p.batch, width];
     if problem.given.h_0 {
-        add("h_0", &states, 0.5);
+        add("h_0", &states(p.state_size()), 0.5);
     }
     if problem.given.c_0 {
-        add("c_0", &states, 1.0);
+        add("c_0", &states(p.hidden_size), 1.0);
     }
     if problem.given.lengths {
         // a full one, an empty one, and some between
@@ -140,6 +187,17 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
         let lengths = (0..p.batch).map(|row| length(row) as i64).collect();
         let tensor = Tensor::i64(&[p.batch], lengths);
         tensors.insert("lengths".to_owned(), tensor);
+    }
+    let names = arriving_names(Format::Pytorch);
+    let outputs = problem.forward_outputs();
+    for ((names, wanted), arriving) in names.iter().zip(outputs).zip(problem.arriving) {
+        if arriving {
+            let mut values = random.normals(wanted.shape.iter().product(), 0.0, 1.0);
+            if wanted.name == "output" {
+                Sample::of(problem).keep(&p, &mut values);
+            }
+            tensors.insert(names[0].to_owned(), Tensor::f32(&wanted.shape, values));
+        }
     }
     tensors
 }

@@ -4,6 +4,7 @@ use gatefold::reference::recurrent::Weights;
 use gatefold::{Cell, Given, RecurrentConfig, RecurrentShape};
 
 use super::call::{Call, at_least_one, axes, expect, only, reorder, sequence};
+use super::gradients::{arriving, is_arriving, joined, upstream};
 use super::options::{Format, RunOptions, config};
 use super::pytorch::{call_with, states};
 use super::{Op, Recurrent};
@@ -40,7 +41,7 @@ pub fn problem(
         Op::Lstm => &KNOWN,
         _ => &KNOWN[..6],
     };
-    let reads = |name: &str| known.contains(&name);
+    let reads = |name: &str| known.contains(&name) || is_arriving(op, Format::Keras, name);
     let what = format!("{} --format keras", op.name());
     only(tensors, &what, reads, &known.join(", "))?;
     let by_bias = tensors.get("bias").map(|bias| bias.shape.len() == 2);
@@ -74,19 +75,27 @@ pub fn problem(
             hidden_size,
             ..base
         },
-        shape: RecurrentShape { seq_len, batch },
+        shape: RecurrentShape {
+            seq_len,
+            batch,
+            seed: options.seed,
+        },
         given: Given {
             h_0: tensors.contains_key("h_0"),
             c_0: tensors.contains_key("c_0"),
             lengths: tensors.contains_key("lengths"),
             h_n: true,
             c_n: op == Op::Lstm,
+            reserve: common.grad,
         },
+        grad: common.grad,
+        arriving: arriving(op, Format::Keras, common.grad, tensors)?,
         bias: tensors.contains_key("bias"),
         format: Format::Keras,
         batch_first: true,
     };
     states(&problem, tensors)?;
+    upstream(&problem, tensors)?;
     Ok(problem)
 }
 
@@ -113,6 +122,34 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
         bias_ih,
         bias_hh,
         peephole: Vec::new(),
+        weight_hr: Vec::new(),
     };
     call_with(problem, tensors, vec![weights])
+}
+
+/// `grad_kernel grad_recurrent_kernel grad_bias` from gradients in the library's layout.
+pub fn gradients(problem: &Recurrent, mut tensors: Tensors) -> Result<Tensors> {
+    let p = problem.reference();
+    let rows = p.cell.num_gates() as usize * p.hidden_size;
+    let order = order(p.cell);
+    for (from, to, width) in [
+        ("grad_weight_ih_l0", "grad_kernel", p.input_size),
+        ("grad_weight_hh_l0", "grad_recurrent_kernel", p.hidden_size),
+    ] {
+        let tensor = joined(&mut tensors, &[from.to_owned()], order, &[rows, width])?;
+        tensors.insert(to.to_owned(), tensor.permuted(&[1, 0]));
+    }
+    if problem.bias {
+        let [ih, hh] = ["grad_bias_ih_l0", "grad_bias_hh_l0"].map(str::to_owned);
+        let tensor = match p.cell {
+            Cell::Gru => joined(&mut tensors, &[ih, hh], order, &[2, rows])?,
+            // the second bias is none of Keras's
+            _ => {
+                tensors.remove(&hh);
+                joined(&mut tensors, &[ih], order, &[rows])?
+            }
+        };
+        tensors.insert("grad_bias".to_owned(), tensor);
+    }
+    Ok(tensors)
 }

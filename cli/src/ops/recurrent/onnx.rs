@@ -4,7 +4,9 @@ use gatefold::reference::recurrent::Weights;
 use gatefold::{Cell, Given, RecurrentConfig, RecurrentShape};
 
 use super::call::{Call, at_least_one, axes, expect, lengths, only, reorder, sequence};
+use super::gradients::{arriving, is_arriving, joined, upstream};
 use super::options::{Direction, Format, RunOptions, config};
+use super::pytorch::suffix;
 use super::{Op, Recurrent};
 use crate::args::RunCommon;
 use crate::error::{Error, Result};
@@ -40,7 +42,7 @@ pub fn problem(
         Op::Lstm => &KNOWN,
         _ => &KNOWN[..6],
     };
-    let reads = |name: &str| known.contains(&name);
+    let reads = |name: &str| known.contains(&name) || is_arriving(op, Format::Onnx, name);
     let what = format!("{} --format onnx", op.name());
     only(tensors, &what, reads, &known.join(", "))?;
     let base = config(op, common, options, false)?;
@@ -65,25 +67,33 @@ pub fn problem(
             peephole: tensors.contains_key("P"),
             ..base
         },
-        shape: RecurrentShape { seq_len, batch },
+        shape: RecurrentShape {
+            seq_len,
+            batch,
+            seed: options.seed,
+        },
         given: Given {
             h_0: tensors.contains_key("initial_h"),
             c_0: tensors.contains_key("initial_c"),
             lengths: tensors.contains_key("sequence_lens"),
             h_n: true,
             c_n: op == Op::Lstm,
+            reserve: common.grad,
         },
+        grad: common.grad,
+        arriving: arriving(op, Format::Onnx, common.grad, tensors)?,
         bias: tensors.contains_key("B"),
         format: Format::Onnx,
         batch_first: options.batch_first,
     };
     optional(&problem, tensors)?;
+    upstream(&problem, tensors)?;
     Ok(problem)
 }
 
 /// `B`, `P`, the states and the lengths, where they are given.
 fn optional(problem: &Recurrent, tensors: &Tensors) -> Result<()> {
-    let RecurrentShape { seq_len, batch } = problem.shape;
+    let RecurrentShape { seq_len, batch, .. } = problem.shape;
     let (count, hidden_size) = (problem.config.direction.count(), problem.config.hidden_size);
     let gates = problem.config.cell.num_gates();
     if tensors.contains_key("B") {
@@ -148,6 +158,7 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
                 true => reorder(own("P")?, &[0, 2, 1]),
                 false => Vec::new(),
             },
+            weight_hr: Vec::new(),
         })
     });
     Ok(Call {
@@ -156,5 +167,57 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
         h_0: optional("initial_h")?,
         c_0: optional("initial_c")?,
         lengths: lengths(tensors, "sequence_lens", shape.batch, shape.seq_len)?,
+        upstream: upstream(problem, tensors)?,
     })
+}
+
+/// `grad_X grad_W grad_R grad_B grad_P grad_initial_h grad_initial_c` from gradients in the library's layout.
+pub fn gradients(problem: &Recurrent, mut tensors: Tensors) -> Result<Tensors> {
+    let p = problem.reference();
+    let count = p.direction.count() as usize;
+    let (rows, hidden) = (p.cell.num_gates() as usize * p.hidden_size, p.hidden_size);
+    let order = order(p.cell);
+    let of_each = |stems: &[&str]| -> Vec<String> {
+        let each = |direction: usize| {
+            let suffix = suffix(0, direction as u32);
+            stems.iter().map(move |stem| format!("grad_{stem}{suffix}"))
+        };
+        (0..count).flat_map(each).collect()
+    };
+    for (stems, name, shape, order) in [
+        (
+            &["weight_ih"][..],
+            "grad_W",
+            vec![count, rows, p.input_size],
+            order,
+        ),
+        (&["weight_hh"], "grad_R", vec![count, rows, hidden], order),
+        (
+            &["bias_ih", "bias_hh"],
+            "grad_B",
+            vec![count, 2 * rows],
+            order,
+        ),
+        (&["peephole"], "grad_P", vec![count, 3 * hidden], &[0, 2, 1]),
+    ] {
+        let names = of_each(stems);
+        if tensors.contains_key(&names[0]) {
+            let tensor = joined(&mut tensors, &names, order, &shape)?;
+            tensors.insert(name.to_owned(), tensor);
+        }
+    }
+    for (from, to) in [
+        ("grad_input", "grad_X"),
+        ("grad_h_0", "grad_initial_h"),
+        ("grad_c_0", "grad_initial_c"),
+    ] {
+        if let Some(tensor) = tensors.remove(from) {
+            let tensor = match problem.batch_first {
+                true => tensor.permuted(&[1, 0, 2]),
+                false => tensor,
+            };
+            tensors.insert(to.to_owned(), tensor);
+        }
+    }
+    Ok(tensors)
 }

@@ -4,8 +4,8 @@ use clap::{Args, ValueEnum};
 use gatefold::{Activation, Activations, Cell, RecurrentConfig, Tier};
 
 use super::Op;
-use crate::args::RunCommon;
 use crate::args::list::List;
+use crate::args::{RunCommon, probability};
 use crate::error::{Error, Result};
 
 #[derive(Debug, Args)]
@@ -22,6 +22,12 @@ pub struct RunOptions {
     /// Bound the inputs of the activations (ONNX)
     #[arg(long, value_parser = positive)]
     pub clip: Option<f32>,
+    /// Probability that an element is dropped on its way from a layer to the next
+    #[arg(long, value_parser = probability)]
+    pub dropout: Option<f32>,
+    /// Seed of the dropout
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
     /// Couple the forget gate to the input gate (ONNX)
     #[arg(long)]
     pub input_forget: bool,
@@ -85,7 +91,7 @@ pub fn tier(name: Option<TierName>) -> Result<Option<Tier>> {
         None => Ok(None),
         Some(TierName::Stepped) => Ok(Some(Tier::Stepped)),
         Some(TierName::Resident) => Ok(Some(Tier::Resident)),
-        Some(TierName::Persistent) => Err(Error::not_yet("--tier persistent")),
+        Some(TierName::Persistent) => Ok(Some(Tier::Persistent)),
     }
 }
 
@@ -103,6 +109,9 @@ pub struct BenchOptions {
     /// [default: 256]
     #[arg(long)]
     pub hidden_size: Vec<List>,
+    /// Of an lstm: length of a hidden state after its projection
+    #[arg(long)]
+    pub proj_size: Vec<List>,
     /// [default: 1]
     #[arg(long)]
     pub layers: Vec<List>,
@@ -125,9 +134,6 @@ pub fn config(
     options: &RunOptions,
     reset_after: bool,
 ) -> Result<RecurrentConfig> {
-    if common.grad {
-        return Err(Error::not_yet("--grad"));
-    }
     if options.direction.is_some() && options.format != Format::Onnx {
         return Err(Error::usage(
             "--direction is for --format onnx; PyTorch's names say it themselves",
@@ -151,7 +157,9 @@ pub fn config(
     Ok(RecurrentConfig {
         cell,
         activations: activations(op, cell, options)?,
+        dropout: options.dropout.unwrap_or(0.0),
         clip: options.clip,
+        gradients: common.grad,
         tier: tier(options.tier)?,
         ..Default::default()
     })

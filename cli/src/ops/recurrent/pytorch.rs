@@ -4,6 +4,7 @@ use gatefold::reference::recurrent::Weights;
 use gatefold::{Direction, Given, RecurrentConfig, RecurrentShape};
 
 use super::call::{Call, at_least_one, axes, expect, lengths, only, sequence};
+use super::gradients::{arriving, is_arriving, upstream};
 use super::options::{Format, RunOptions, config};
 use super::{Op, Recurrent};
 use crate::args::RunCommon;
@@ -11,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::tensors::{Tensors, floats, get, mismatch};
 
 const PARAMETERS: [&str; 5] = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"];
-const GRADIENTS: [&str; 3] = ["grad_output", "grad_h_n", "grad_c_n"];
 
 /// Parameter, layer and direction of a name like `weight_ih_l0_reverse`.
 fn parameter(name: &str) -> Option<(&'static str, u32, u32)> {
@@ -26,7 +26,7 @@ fn parameter(name: &str) -> Option<(&'static str, u32, u32)> {
     (number.to_string() == layer).then_some((stem, number, direction))
 }
 
-fn suffix(layer: u32, direction: u32) -> String {
+pub fn suffix(layer: u32, direction: u32) -> String {
     let reverse = if direction == 1 { "_reverse" } else { "" };
     format!("_l{layer}{reverse}")
 }
@@ -41,40 +41,57 @@ pub fn problem(
         return Err(Error::usage("c_0: only an lstm has a cell state"));
     }
     let (states, words): (&[&str], _) = match op {
-        Op::Lstm => (&["h_0", "c_0"], "h_0, c_0"),
+        Op::Lstm => (&["h_0", "c_0"], "weight_hr_l0, h_0, c_0"),
         _ => (&["h_0"], "h_0"),
     };
     let known = |name: &str| {
         ["input", "lengths"].contains(&name)
             || states.contains(&name)
-            || GRADIENTS.contains(&name)
+            || is_arriving(op, Format::Pytorch, name)
             || parameter(name).is_some()
     };
     let words = format!(
         "input, weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ..._l1, ..._reverse, {words}, lengths"
     );
     only(tensors, op.name(), known, &words)?;
-    if let Some(name) = GRADIENTS.iter().find(|&&name| tensors.contains_key(name)) {
-        return Err(Error::not_yet(name));
-    }
     let base = config(op, common, options, true)?;
-    sizes(op, base, options.batch_first, tensors)
+    sizes(op, base, common, options, tensors)
 }
 
-fn sizes(op: Op, base: RecurrentConfig, batch_first: bool, tensors: &Tensors) -> Result<Recurrent> {
+fn sizes(
+    op: Op,
+    base: RecurrentConfig,
+    common: &RunCommon,
+    options: &RunOptions,
+    tensors: &Tensors,
+) -> Result<Recurrent> {
     let found = || tensors.keys().filter_map(|name| parameter(name));
-    if found().any(|(stem, ..)| stem == "weight_hr") {
-        return Err(Error::not_yet("weight_hr (projection)"));
+    let projected = found().any(|(stem, ..)| stem == "weight_hr");
+    if projected && op != Op::Lstm {
+        return Err(Error::usage("weight_hr: only an lstm has a projection"));
     }
-    let [seq_len, batch, input_size] = sequence(tensors, "input", batch_first)?;
+    let [seq_len, batch, input_size] = sequence(tensors, "input", options.batch_first)?;
     let gates = base.cell.num_gates();
     get(tensors, "weight_ih_l0")?;
-    let [rows, hidden_size] = axes(
-        tensors,
-        "weight_hh_l0",
-        &format!("[{gates} * hidden_size, hidden_size]"),
-    )?;
-    at_least_one(tensors, "weight_hh_l0", "hidden_size", hidden_size)?;
+    let width = if projected {
+        "proj_size"
+    } else {
+        "hidden_size"
+    };
+    let wanted = format!("[{gates} * hidden_size, {width}]");
+    let [rows, state_size] = axes(tensors, "weight_hh_l0", &wanted)?;
+    at_least_one(tensors, "weight_hh_l0", width, state_size)?;
+    let (hidden_size, proj_size) = match projected {
+        true => {
+            let [size, hidden_size] = axes(tensors, "weight_hr_l0", "[proj_size, hidden_size]")?;
+            if size != state_size || !(size..).contains(&hidden_size) {
+                let wanted = format!("[{state_size}, hidden_size of at least {state_size}]");
+                return Err(mismatch(tensors, "weight_hr_l0", &wanted));
+            }
+            (hidden_size, Some(size))
+        }
+        false => (state_size, None),
+    };
     if u64::from(rows) != u64::from(gates) * u64::from(hidden_size) {
         let wanted = format!(
             "{gates} * {hidden_size} rows for the gates of {}",
@@ -87,6 +104,7 @@ fn sizes(op: Op, base: RecurrentConfig, batch_first: bool, tensors: &Tensors) ->
     let config = RecurrentConfig {
         input_size,
         hidden_size,
+        proj_size,
         num_layers: last.saturating_add(1),
         direction: if both {
             Direction::Bidirectional
@@ -98,20 +116,28 @@ fn sizes(op: Op, base: RecurrentConfig, batch_first: bool, tensors: &Tensors) ->
     let problem = Recurrent {
         op,
         config,
-        shape: RecurrentShape { seq_len, batch },
+        shape: RecurrentShape {
+            seq_len,
+            batch,
+            seed: options.seed,
+        },
         given: Given {
             h_0: tensors.contains_key("h_0"),
             c_0: tensors.contains_key("c_0"),
             lengths: tensors.contains_key("lengths"),
             h_n: true,
             c_n: op == Op::Lstm,
+            reserve: common.grad,
         },
+        grad: common.grad,
+        arriving: arriving(op, Format::Pytorch, common.grad, tensors)?,
         bias: found().any(|(stem, ..)| stem.starts_with("bias")),
         format: Format::Pytorch,
-        batch_first,
+        batch_first: options.batch_first,
     };
     parameters(&problem, tensors)?;
     states(&problem, tensors)?;
+    upstream(&problem, tensors)?;
     Ok(problem)
 }
 
@@ -119,20 +145,33 @@ fn sizes(op: Op, base: RecurrentConfig, batch_first: bool, tensors: &Tensors) ->
 fn parameters(problem: &Recurrent, tensors: &Tensors) -> Result<()> {
     let config = &problem.config;
     let (gates, hidden) = (config.cell.num_gates(), config.hidden_size);
+    let (state, projected) = (config.state_size(), config.proj_size.is_some());
+    let width = if projected {
+        "proj_size"
+    } else {
+        "hidden_size"
+    };
     let directions = config.direction.count();
     for layer in 0..config.num_layers {
         let input_size = match layer {
             0 => config.input_size,
-            _ => directions * hidden,
+            _ => directions * state,
         };
         for direction in 0..directions {
             let name = |stem: &str| format!("{stem}{}", suffix(layer, direction));
             let rows = gates * hidden;
-            let input = ["input_size", "num_directions * hidden_size"][layer.min(1) as usize];
+            let input = match layer {
+                0 => "input_size".to_owned(),
+                _ => format!("num_directions * {width}"),
+            };
             let wanted = format!("[{gates} * hidden_size, {input}]");
             expect(tensors, &name("weight_ih"), &[rows, input_size], &wanted)?;
-            let wanted = format!("[{gates} * hidden_size, hidden_size]");
-            expect(tensors, &name("weight_hh"), &[rows, hidden], &wanted)?;
+            let wanted = format!("[{gates} * hidden_size, {width}]");
+            expect(tensors, &name("weight_hh"), &[rows, state], &wanted)?;
+            if projected {
+                let wanted = "[proj_size, hidden_size]";
+                expect(tensors, &name("weight_hr"), &[state, hidden], wanted)?;
+            }
             for stem in ["bias_ih", "bias_hh"] {
                 let name = name(stem);
                 if problem.bias && !tensors.contains_key(&name) {
@@ -153,11 +192,17 @@ fn parameters(problem: &Recurrent, tensors: &Tensors) -> Result<()> {
 pub fn states(problem: &Recurrent, tensors: &Tensors) -> Result<()> {
     let (shape, config) = (&problem.shape, &problem.config);
     let count = config.num_layers * config.direction.count();
-    for name in ["h_0", "c_0"] {
+    let width = match config.proj_size {
+        Some(_) => "proj_size",
+        None => "hidden_size",
+    };
+    for (name, len, width) in [
+        ("h_0", config.state_size(), width),
+        ("c_0", config.hidden_size, "hidden_size"),
+    ] {
         if tensors.contains_key(name) {
-            let expected = [count, shape.batch, config.hidden_size];
-            let wanted = "[num_layers * num_directions, batch, hidden_size]";
-            expect(tensors, name, &expected, wanted)?;
+            let wanted = format!("[num_layers * num_directions, batch, {width}]");
+            expect(tensors, name, &[count, shape.batch, len], &wanted)?;
         }
     }
     lengths(tensors, "lengths", shape.batch, shape.seq_len)?;
@@ -189,6 +234,7 @@ pub fn call_with(
             problem.shape.batch,
             problem.shape.seq_len,
         )?,
+        upstream: upstream(problem, tensors)?,
     })
 }
 
@@ -208,6 +254,10 @@ pub fn call(problem: &Recurrent, tensors: &Tensors) -> Result<Call> {
             bias_ih: bias("bias_ih")?,
             bias_hh: bias("bias_hh")?,
             peephole: Vec::new(),
+            weight_hr: match problem.config.proj_size {
+                Some(_) => take("weight_hr")?,
+                None => Vec::new(),
+            },
         })
     });
     call_with(problem, tensors, weights.collect::<Result<_>>()?)

@@ -1,0 +1,54 @@
+// recurrent_backward_sums_registers: weight_hh^T d_gates with weight_hh in registers, loaded once.
+// Same names as recurrent_backward_sums_streamed.wgsl.
+
+// [GATES_EACH, COLUMNS, BLOCKS * 2] vectors; zero past the matrix
+var<private> register_weights: array<array<array<vec4<f32>, BLOCK_VECTORS>, COLUMNS>, GATES_EACH>;
+
+fn load_weights(lane: Lane, direction: u32) {
+    // unroll
+    for (var q = 0u; q < GATES_EACH; q++) {
+        // unroll
+        for (var i = 0u; i < COLUMNS; i++) {
+            // unroll
+            for (var k = 0u; k < BLOCK_VECTORS; k++) {
+                var w = vec4<f32>();
+                if (column_of(lane, i) < STATE && 4u * k < HIDDEN) {
+                    w = weight_hh(direction, k, gate_of(lane, q), column_of(lane, i));
+                }
+                register_weights[q][i][k] = w;
+            }
+        }
+    }
+}
+
+fn column_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, COLUMNS>, BATCH> {
+    var sums: array<array<f32, COLUMNS>, BATCH>;
+    // unroll
+    for (var b = 0u; b < BATCH; b++) {
+        // unroll
+        for (var i = 0u; i < COLUMNS; i++) {
+            sums[b][i] = 0.0;
+        }
+    }
+    // unroll
+    for (var q = 0u; q < GATES_EACH; q++) {
+        if (in_phase(q, phase)) {
+            // unroll
+            for (var block = 0u; block < BLOCKS; block++) {
+                // unroll
+                for (var b = 0u; b < BATCH; b++) {
+                    let d = gradient_block(lane, b, gate_of(lane, q), block);
+                    // unroll
+                    for (var i = 0u; i < COLUMNS; i++) {
+                        // unroll
+                        for (var j = 0u; j < 8u; j++) {
+                            let w = register_weights[q][i][2u * block + j / 4u][j % 4u];
+                            sums[b][i] = fma(w, d[j], sums[b][i]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return sums;
+}

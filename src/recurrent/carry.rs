@@ -1,0 +1,62 @@
+//! The kernel that hands states on between the parts of a pass.
+
+use std::borrow::Cow;
+
+use crate::gemm::Part;
+use crate::kernel::{Access, COMMON, Dispatch, Kernel, Operand, fold_grid, params};
+
+params! {
+    struct Params {
+        num_elements: u32,
+        flags: u32,
+        from_h_first: u32,
+        from_c_first: u32,
+        to_h_first: u32,
+        to_c_first: u32,
+    }
+}
+
+const KERNEL: Kernel = Kernel {
+    name: "recurrent_carry",
+    enables: &[],
+    parts: Cow::Borrowed(&[COMMON, include_str!("../../shaders/recurrent_carry.wgsl")]),
+    params: Params::FIELDS,
+    storage: &[Access::Read, Access::Read, Access::Write, Access::Write],
+    stepped: false,
+};
+
+/// Copies `from_h` to `to_h` and `from_c` to `to_c`, all of one length; zeros from a source that is absent.
+pub(super) fn carry(from: [Option<Part>; 2], to: [Option<Part>; 2]) -> Dispatch {
+    let [from_h, from_c] = from;
+    let [to_h, to_c] = to;
+    let parts = [from_h, from_c, to_h, to_c];
+    let lens = parts
+        .iter()
+        .flatten()
+        .map(|(_, range)| range.end - range.start);
+    let num_elements = lens.max().unwrap_or(0);
+    let flags = parts
+        .iter()
+        .rev()
+        .fold(0, |bits, part| bits << 1 | u32::from(part.is_some()));
+    let operands = parts.map(|part| match part {
+        Some((name, range)) => Operand::elements(name, range),
+        None => (Operand::Unused, 0),
+    });
+    let params = Params {
+        num_elements: num_elements as u32,
+        flags,
+        from_h_first: operands[0].1,
+        from_c_first: operands[1].1,
+        to_h_first: operands[2].1,
+        to_c_first: operands[3].1,
+    };
+    Dispatch {
+        kernel: KERNEL,
+        constants: vec![],
+        params: bytemuck::bytes_of(&params).to_vec(),
+        operands: operands.into_iter().map(|(operand, _)| operand).collect(),
+        grid: fold_grid(num_elements.div_ceil(64)),
+        steps: 1,
+    }
+}
