@@ -29,7 +29,7 @@ const GOLDEN: [(&str, &[&str]); 15] = [
 ];
 
 /// Outputs of `run` against those of the golden file, in units of the largest of each tensor.
-fn agrees(case: &str, options: &[&str], tolerance: f64) {
+pub fn agrees(case: &str, options: &[&str], tolerance: f64) {
     let (inputs, expected) = split(case);
     let op = case.split('_').next().unwrap();
     let (done, results) = Folder::new().run(op, &inputs, options);
