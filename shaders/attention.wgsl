@@ -4,7 +4,7 @@
 //     m' = max(m, s)      s: see attention_scores.wgsl
 //     l' = l * exp(m - m') + exp(s - m')
 //     acc' = acc * exp(m - m') + keep * exp(s - m') * value_j
-// and finally output = acc / l, log_sum_exp = m + ln l. keep is 1, or with DROPOUT 0 or 1 / (1 - p).
+// and finally output = acc / l, log_sum_exp = m + ln l. keep is 1; with DROPOUT 0 or 1 / (1 - p).
 // A sink is one more s, without a value. Of several splits of the keys each has its own output.
 // Source: Dao et al. 2022 (FlashAttention), Alg. 1; Milakov & Gimelshein 2018 (online softmax);
 // Xiao et al. 2024 (sinks).
@@ -19,8 +19,10 @@
 // Holds       ROWS == 4 * ROW_VECTORS; THREADS_X is a power of two; CHUNK % 4 == 0;
 //             VALUE_VECTORS * THREADS_X * 4 >= VALUE_DIM; VALUE_KEYS % 4 == 0 divides KEY_TILE
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
-// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_{bindings,problem,rows,loads,
-//             scores,uniform}.wgsl, reduce_workgroup.wgsl or reduce_subgroup.wgsl
+// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_bindings.wgsl,
+//             attention_problem.wgsl, attention_rows.wgsl, attention_loads.wgsl,
+//             attention_scores.wgsl, attention_uniform.wgsl, reduce_workgroup.wgsl or
+//             reduce_subgroup.wgsl
 
 const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
 const ROW_TILE: u32 = ROWS * THREADS_Y;

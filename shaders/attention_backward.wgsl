@@ -5,7 +5,8 @@
 // For a row r, over all others o (formulas of a pair in attention_backward_bindings.wgsl):
 //     product = dot(first_r, first_o);  grad_weight = dot(second_r, second_o)
 //     gradient_r += dproduct first_o;   second_gradient_r += weight second_o     (keys only)
-// Two kernels, seven products, each sum in one invocation and in the order of the others: no atomics.
+// Two kernels, seven products, each sum in one invocation and in the order of the others: no
+// atomics.
 // Source: Dao et al. 2022 (FlashAttention), Alg. 4.
 //
 // Layout      see attention_problem.wgsl
@@ -15,11 +16,13 @@
 //             vector of the gradients from x on
 // Memory      wg_stage: a chunk of both sides, then vectors of the others; wg_pairs: weights or
 //             gradients of the products
-// Holds       THREADS_X is a power of two; CHUNK % 4 == 0; ROW_TILE % 4 == 0; VECTORS * THREADS_X * 4 >= HEAD_DIM and
-//             VALUE_DIM; STAGED_OTHERS divides OTHER_TILE
+// Holds       THREADS_X is a power of two; CHUNK % 4 == 0; ROW_TILE % 4 == 0; VECTORS * THREADS_X *
+//             4 >= HEAD_DIM and VALUE_DIM; STAGED_OTHERS divides OTHER_TILE
 // Precision   f32; a pair that is masked reaches no sum, be the other vector NaN
-// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_{problem,scores,loads,uniform,lane,
-//             backward_bindings,backward_products}.wgsl, attention_backward_query.wgsl or
+// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_problem.wgsl,
+//             attention_scores.wgsl, attention_loads.wgsl, attention_uniform.wgsl,
+//             attention_lane.wgsl, attention_backward_bindings.wgsl,
+//             attention_backward_products.wgsl, attention_backward_query.wgsl or
 //             attention_backward_key.wgsl
 
 const VECTOR_PITCH: u32 = VECTORS * THREADS_X;

@@ -1,7 +1,8 @@
-// attention_backward_bias: the gradient of the bias, summed over the axes along which it is the same.
+// attention_backward_bias: the gradient of the bias, summed over the axes along which it is the
+// same.
 //     grad_bias = sum of ds over batch rows, heads, queries, keys that share the element
-// A workgroup takes a tile of the bias, goes through all blocks of pairs that share it in one order,
-// and computes their gradients anew: no atomics, no memory beyond the result.
+// A workgroup takes a tile of the bias, goes through all blocks of pairs that share it in one
+// order, and computes their gradients anew: no atomics, no memory beyond the result.
 //
 // Layout      see attention_problem.wgsl; gradient has the bias's own shape, f32
 // Grid        one workgroup per ROW_TILE queries and OTHER_TILE keys of the bias, folded
@@ -10,8 +11,10 @@
 // Holds       BIAS_BATCH, BIAS_HEADS, BIAS_QUERIES, BIAS_KEYS: the axes that the bias has; ADD: the
 //             gradient holds the sum of other batch rows and heads
 // Precision   f32
-// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_{problem,scores,loads,uniform,lane,
-//             backward_bindings,backward_products,backward_query}.wgsl
+// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_problem.wgsl,
+//             attention_scores.wgsl, attention_loads.wgsl, attention_uniform.wgsl,
+//             attention_lane.wgsl, attention_backward_bindings.wgsl,
+//             attention_backward_products.wgsl, attention_backward_query.wgsl
 
 const STAGE_SIZE: u32 = PRODUCTS_SIZE;
 

@@ -1,11 +1,11 @@
 // attention_backward_statistics: what the gradients of a query row need of its forward pass.
 //     delta_i = dot(grad_output_i, output_i)
-// beside log_sum_exp_i in log2 units. A row that attends nothing gets EMPTY, under which every weight
-// exp2(score - EMPTY) is 0.
+// beside log_sum_exp_i in log2 units. A row that attends nothing gets EMPTY, under which every
+// weight exp2(score - EMPTY) is 0.
 // Source: Dao et al. 2022 (FlashAttention), appendix B.2.
 //
-// Layout      see attention_problem.wgsl; aux: from statistics_at on two words per row, in the order
-//             of log_sum_exp
+// Layout      see attention_problem.wgsl; aux: from statistics_at on two words per row, in the
+//             order of log_sum_exp
 // Grid        one invocation per row of a head, folded to two dimensions
 // Workgroup   64 invocations
 // Memory      none

@@ -12,8 +12,9 @@
 // Memory      that of the broadcast part
 // Holds       what the broadcast part asks for
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
-// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_{bindings,problem,rows,scores,
-//             uniform}.wgsl, attention_broadcast_workgroup.wgsl or
+// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_bindings.wgsl,
+//             attention_problem.wgsl, attention_rows.wgsl, attention_scores.wgsl,
+//             attention_uniform.wgsl, attention_broadcast_workgroup.wgsl or
 //             attention_broadcast_subgroup.wgsl
 
 const ROW_TILE: u32 = 4u * WORKGROUP_SIZE;

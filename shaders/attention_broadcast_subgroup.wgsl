@@ -1,5 +1,5 @@
-// attention_broadcast_subgroup: KEYS keys and values at a time for all invocations; each lane loads one of
-// them and the subgroup hands it round. Same names as attention_broadcast_workgroup.wgsl.
+// attention_broadcast_subgroup: KEYS keys and values at a time for all invocations; each lane loads
+// one of them and the subgroup hands it round. Same names as attention_broadcast_workgroup.wgsl.
 // Holds       the subgroup size is KEYS, a constant of the device
 
 struct Lane {

@@ -1,5 +1,5 @@
-// attention_broadcast_workgroup: KEYS keys and values at a time for all invocations, through workgroup
-// memory. Same names as attention_broadcast_subgroup.wgsl.
+// attention_broadcast_workgroup: KEYS keys and values at a time for all invocations, through
+// workgroup memory. Same names as attention_broadcast_subgroup.wgsl.
 
 struct Lane {
     @builtin(local_invocation_index) index: u32,

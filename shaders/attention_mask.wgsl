@@ -1,7 +1,7 @@
 // attention_mask: a boolean mask, a byte per element, as bits: 32 keys to a word, the first in the
 // lowest bit. Bits past the last key are 1.
 //
-// Layout      mask [rows, kv_len] bytes, not 0 = may attend, or [rows, 1]; aux [rows, words of a row]
+// Layout      mask [rows, kv_len] bytes, not 0 = may attend, or [rows, 1]; aux [rows, words]
 // Grid        one invocation per word, folded to two dimensions
 // Workgroup   64 invocations
 // Memory      none

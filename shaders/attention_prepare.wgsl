@@ -1,5 +1,5 @@
-// attention_prepare: gathers the small tensors of a call in aux, so that the kernels bind one buffer
-// for all of them.
+// attention_prepare: gathers the small tensors of a call in aux, so that the kernels bind one
+// buffer for all of them.
 //
 // Layout      kv_lengths [batch], cu_seqlens_q and cu_seqlens_k [batch + 1], block_table
 //             [batch, max_blocks], alibi_slopes and sinks [num_heads], words all of them; aux has

@@ -2,18 +2,18 @@
 //
 // Query head h reads key/value head h / group_size. Query i may attend key j when
 //     first_key(i) <= j < end_key(i)
-// which holds the bounds of causal masks, windows and lengths, and where mask and bias allow it; see
-// attention_scores.wgsl. A workgroup computes a tile of rows of one head, or with FOLDED of the rows
-// of all heads that share a key/value head, head after head.
+// which holds the bounds of causal masks, windows and lengths, and where mask and bias allow it;
+// see attention_scores.wgsl. A workgroup computes a tile of rows of one head, or with FOLDED of the
+// rows of all heads that share a key/value head, head after head.
 //
 // Layout: each tensor by its strides in elements; the last axis is contiguous.
 //     query        [batch, num_heads,    q_len,  HEAD_DIM]
 //     key          [batch, num_kv_heads, kv_len, HEAD_DIM], or pages of it
 //     value        [batch, num_kv_heads, kv_len, VALUE_DIM], or pages of it
 //     output       [batch, num_heads,    q_len,  VALUE_DIM]
-//     log_sum_exp  [batch, num_heads,    q_len], or of packed sequences [num_heads, tokens]; natural
+//     log_sum_exp  [batch, num_heads,    q_len], natural; of packed sequences [num_heads, tokens]
 //     bias, mask   [batch, num_heads, q_len, kv_len], broadcast axes with stride 0
-//     aux          words that attention_prepare.wgsl and attention_mask.wgsl have gathered: lengths,
+//     aux          words that attention_prepare.wgsl and attention_mask.wgsl gathered: lengths,
 //                  slopes, sinks, starts of packed sequences, pages, the mask's bits and classes
 
 struct Params {

@@ -50,7 +50,8 @@ fn with_sink(tile: Tile, row: u32, row_max: f32, row_sum: f32) -> End {
     return End(rescale / sum, bitcast<u32>((maximum + log2(sum)) * LN_2));
 }
 
-// whether every row of the tile may attend all KEY_TILE keys from key_start on; block is their class
+// whether every row of the tile may attend all KEY_TILE keys from key_start on; block is their
+// class
 fn all_allowed(tile: Tile, key_start: u32, block: u32) -> bool {
     if (BIAS || (MASK && block != CLASS_ALL)) {
         return false;

@@ -49,18 +49,18 @@ fn bias_bits(tile: Tile, row: u32, key: u32) -> u32 {
     let j = min(key, params.kv_len - 1u);
     let first = tile.bias + head_of(tile, row) * params.bias_head;
     let at = first + i * params.bias_query + j * params.bias_key;
-    if (BIAS_HALF == 0u) {
-        return bias[at];
+    if (BIAS_BF16) {
+        return ((bias[at / 2u] >> (at % 2u * 16u)) & 0xffffu) << 16u;
     }
-    let half = (bias[at / 2u] >> (at % 2u * 16u)) & 0xffffu;
-    if (BIAS_HALF == 2u) {
-        return half << 16u;
+    if (BIAS_F16) {
+        let half = (bias[at / 2u] >> (at % 2u * 16u)) & 0xffffu;
+        // an infinity of f16 must come out as one of f32, whatever the device makes of it
+        if ((half & 0x7fffu) == 0x7c00u) {
+            return ((half & 0x8000u) << 16u) | 0x7f800000u;
+        }
+        return bitcast<u32>(unpack2x16float(half).x);
     }
-    // an infinity of f16 must come out as one of f32, whatever the device makes of it
-    if ((half & 0x7fffu) == 0x7c00u) {
-        return ((half & 0x8000u) << 16u) | 0x7f800000u;
-    }
-    return bitcast<u32>(unpack2x16float(half).x);
+    return bias[at];
 }
 
 fn slope_of(tile: Tile, row: u32) -> f32 {

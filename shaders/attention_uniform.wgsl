@@ -1,6 +1,6 @@
-// attention_uniform: what a workgroup reads from a tensor and lets decide about loops with barriers.
-// With UNIFORM it goes through workgroup memory, for compilers that must see that all invocations
-// have the same.
+// attention_uniform: what a workgroup reads from a tensor and lets decide about loops with
+// barriers. With UNIFORM it goes through workgroup memory, for compilers that must see that all
+// invocations have the same.
 
 var<workgroup> wg_tile: Tile;
 var<workgroup> wg_class: u32;

@@ -7,7 +7,8 @@
 // Memory      none
 // Holds       any sizes
 // Precision   f32; 0 where log_sum_exp is -infinity
-// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_{problem,scores}.wgsl
+// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_problem.wgsl,
+//             attention_scores.wgsl
 
 @group(0) @binding(1) var<storage, read>       query:       array<Word>;
 @group(0) @binding(2) var<storage, read>       key:         array<Word>;

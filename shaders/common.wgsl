@@ -1,7 +1,7 @@
 // common: what every kernel may call. No bindings, no workgroup memory.
 
-// a masked score. Finite, because WGSL lets a compiler assume that there is no infinity; below every
-// score that a bias above -1e30 can lead to
+// a masked score. Finite, because WGSL lets a compiler assume that there is no infinity; below
+// every score that a bias above -1e30 can lead to
 const MASKED: f32 = -3e38;
 const LOG2_E: f32 = 1.4426950408889634;
 const LN_2: f32 = 0.6931471805599453;

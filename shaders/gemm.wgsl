@@ -10,7 +10,7 @@
 // Memory      wg_a [K_CHUNK, ROW_TILE], wg_b [K_CHUNK, 16] vectors of four columns
 // Holds       A_BY_ROWS tells along which axis a is contiguous; any k, m, n
 // Precision   f32
-// Parts       common.wgsl, gemm_problem.wgsl
+// Parts       common.wgsl, element_any.wgsl, gemm_problem.wgsl
 
 const ROW_TILE: u32 = 8u * ROWS;
 const K_CHUNK: u32 = 16u;

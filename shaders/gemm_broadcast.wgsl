@@ -10,7 +10,8 @@
 // Memory      none, no barrier
 // Holds       any k, m, n; what the rows part asks for
 // Precision   f32
-// Parts       common.wgsl, gemm_problem.wgsl, gemm_rows_uniform.wgsl or gemm_rows_subgroup.wgsl
+// Parts       common.wgsl, element_any.wgsl, gemm_problem.wgsl, gemm_rows_uniform.wgsl or
+//             gemm_rows_subgroup.wgsl
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn gemm_broadcast(

@@ -1,5 +1,5 @@
-// norm_pair: norms whose squares neither overflow nor vanish. (m, s) stands for m sqrt(s), with m the
-// largest magnitude so far and s the sum of the squares relative to it.
+// norm_pair: norms whose squares neither overflow nor vanish. (m, s) stands for m sqrt(s), with m
+// the largest magnitude so far and s the sum of the squares relative to it.
 
 fn joined(x: vec2<f32>, y: vec2<f32>) -> vec2<f32> {
     let most = max(x[0], y[0]);

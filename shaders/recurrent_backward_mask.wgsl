@@ -1,5 +1,5 @@
-// recurrent_backward_mask: the input of some steps with zeros past the end of each sequence, so that
-// nothing that lies there reaches a sum over the tokens.
+// recurrent_backward_mask: the input of some steps with zeros past the end of each sequence, so
+// that nothing that lies there reaches a sum over the tokens.
 //
 // Layout      input, output [num_steps, batch, width], from time first_time on; lengths [batch]
 // Grid        one invocation per element, folded to two dimensions

@@ -1,5 +1,5 @@
-// recurrent_backward_pack: what the backward pass reads of one direction of one layer's weights, from
-// PyTorch's layout to the kernels'.
+// recurrent_backward_pack: what the backward pass reads of one direction of one layer's weights,
+// from PyTorch's layout to the kernels'.
 //
 // Layout (G = NUM_GATES, H = hidden_size, S = state_size, I = input_size)
 //     weight_ih [G H, I], weight_hh [G H, S]    read

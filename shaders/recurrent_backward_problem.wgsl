@@ -12,7 +12,8 @@
 //
 // Layout (row-major, last axis contiguous; gates in the order of the cell's file)
 //     weights      see recurrent_backward_pack.wgsl; one block of it per direction
-//     reserve      see recurrent_problem.wgsl; from saved_first on rows [num_directions, steps of the
+//     reserve      see recurrent_problem.wgsl; from saved_first on rows [num_directions, steps of
+//     the
 //                  chunk, batch] of saved_len elements, of which SLOTS times hidden_size are read
 //     lengths      [batch]
 //     grad_output  [seq_len, batch, num_directions, state_size], from time grad_output_time on

@@ -5,10 +5,10 @@
 //
 // Layout      see recurrent_backward_problem.wgsl
 // Grid        one workgroup per BATCH rows and direction, folded to two dimensions
-// Workgroup   LANES * SHARES invocations; invocation (u, s) sums, over the rows of the gates s + q *
-//             SHARES, the columns u + i * LANES of weight_hh (i < COLUMNS), then computes the
-//             gradients of the (batch row, unit) pairs index + p * WORKGROUP_SIZE (p < PAIRS), whose
-//             dh and dc it keeps in registers
+// Workgroup   LANES * SHARES invocations; invocation (u, s) sums, over the rows of the gates s + q
+//             * SHARES, the columns u + i * LANES of weight_hh (i < COLUMNS), then computes the
+//             gradients of the (batch row, unit) pairs index + p * WORKGROUP_SIZE (p < PAIRS),
+//             whose dh and dc it keeps in registers
 // Memory      wg_gates [BATCH, NUM_GATES, BLOCKS * 8], wg_sums [BATCH, SHARES, COLUMNS * LANES]
 // Holds       HIDDEN == hidden_size, STATE == state_size, BLOCKS * 8 >= HIDDEN, COLUMNS * LANES >=
 //             STATE, LANES a multiple of 8, NUM_GATES a multiple of SHARES, SHARES == 1 where a
@@ -45,6 +45,27 @@ fn is_state(pair: u32, row_start: u32) -> bool {
 
 fn is_unit(pair: u32, row_start: u32) -> bool {
     return pair < BATCH * HIDDEN && row_start + pair / HIDDEN < params.batch;
+}
+
+// the sums of an invocation's gates, in order
+fn added(
+    sums: array<array<array<f32, COLUMNS>, GATES_EACH>, BATCH>,
+) -> array<array<f32, COLUMNS>, BATCH> {
+    var all: array<array<f32, COLUMNS>, BATCH>;
+    // unroll
+    for (var b = 0u; b < BATCH; b++) {
+        // unroll
+        for (var i = 0u; i < COLUMNS; i++) {
+            all[b][i] = sums[b][0][i];
+            // unroll
+            for (var q = 0u; q < GATES_EACH; q++) {
+                if (q > 0u) {
+                    all[b][i] += sums[b][q][i];
+                }
+            }
+        }
+    }
+    return all;
 }
 
 fn store_sums(lane: Lane, direction: u32, phase: u32) {

@@ -1,14 +1,16 @@
 // recurrent_backward_stepped: one step of the reverse sweep of one layer, all directions and batch
 // rows; launched once per step, or once per phase of a step, and once more at the end.
 //
-// Formulas in recurrent_backward_problem.wgsl and the cell's file. A launch multiplies the d_gates of
-// the step behind, which the launch before has left, and then computes its own. Where a reset comes
-// before the product, or h is projected, a second phase multiplies what the first one has left.
+// Formulas in recurrent_backward_problem.wgsl and the cell's file. A launch multiplies the d_gates
+// of the step behind, which the launch before has left, and then computes its own. Where a reset
+// comes before the product, or h is projected, a second phase multiplies what the first one has
+// left.
 //
 // Layout      see recurrent_backward_problem.wgsl
 // Grid        one workgroup per UNITS units, BATCH rows and direction, folded to two dimensions
-// Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of each gate's
-//             block of weight_hh from s on, in the column of unit u, for all rows of the tile
+// Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of each
+//             gate's block of weight_hh from s on, in the column of unit u, for all rows of the
+//             tile
 // Memory      wg_gates: the d_gates of the rows, K_VECTORS at a time; wg_partial: the sums of the
 //             splits
 // Holds       any hidden_size; step number in group 1

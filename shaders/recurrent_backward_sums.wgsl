@@ -1,7 +1,7 @@
 // recurrent_backward_sums: sums over the tokens, for the gradients of biases and peepholes.
 //
-// output[column] = sum over the rows of a[row, column], times factor[row, column] with FACTOR; added
-// to what output holds with ACCUMULATE.
+// output[column] = sum over the rows of a[row, column], times factor[row, column] with FACTOR;
+// added to what output holds with ACCUMULATE.
 //
 // Layout      a, factor [num_rows, num_columns], rows a_row and factor_row elements apart; output
 //             [num_columns]

@@ -22,19 +22,23 @@ fn load_weights(lane: Lane, direction: u32) {
 }
 
 fn column_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, COLUMNS>, BATCH> {
-    var sums: array<array<f32, COLUMNS>, BATCH>;
+    // of each gate by itself: chains of sums that do not wait for each other
+    var sums: array<array<array<f32, COLUMNS>, GATES_EACH>, BATCH>;
     // unroll
     for (var b = 0u; b < BATCH; b++) {
         // unroll
-        for (var i = 0u; i < COLUMNS; i++) {
-            sums[b][i] = 0.0;
+        for (var q = 0u; q < GATES_EACH; q++) {
+            // unroll
+            for (var i = 0u; i < COLUMNS; i++) {
+                sums[b][q][i] = 0.0;
+            }
         }
     }
     // unroll
-    for (var q = 0u; q < GATES_EACH; q++) {
-        if (in_phase(q, phase)) {
-            // unroll
-            for (var block = 0u; block < BLOCKS; block++) {
+    for (var block = 0u; block < BLOCKS; block++) {
+        // unroll
+        for (var q = 0u; q < GATES_EACH; q++) {
+            if (in_phase(q, phase)) {
                 // unroll
                 for (var b = 0u; b < BATCH; b++) {
                     let d = gradient_block(lane, b, gate_of(lane, q), block);
@@ -43,12 +47,12 @@ fn column_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, COLUM
                         // unroll
                         for (var j = 0u; j < 8u; j++) {
                             let w = register_weights[q][i][2u * block + j / 4u][j % 4u];
-                            sums[b][i] = fma(w, d[j], sums[b][i]);
+                            sums[b][q][i] = fma(w, d[j], sums[b][q][i]);
                         }
                     }
                 }
             }
         }
     }
-    return sums;
+    return added(sums);
 }

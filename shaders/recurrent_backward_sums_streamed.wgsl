@@ -1,21 +1,25 @@
-// recurrent_backward_sums_streamed: weight_hh^T d_gates with weight_hh read again in every step. Same
-// names as recurrent_backward_sums_registers.wgsl.
+// recurrent_backward_sums_streamed: weight_hh^T d_gates with weight_hh read again in every step.
+// Same names as recurrent_backward_sums_registers.wgsl.
 
 fn load_weights(lane: Lane, direction: u32) {}
 
 fn column_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, COLUMNS>, BATCH> {
-    var sums: array<array<f32, COLUMNS>, BATCH>;
+    // of each gate by itself: chains of sums that do not wait for each other
+    var sums: array<array<array<f32, COLUMNS>, GATES_EACH>, BATCH>;
     // unroll
     for (var b = 0u; b < BATCH; b++) {
         // unroll
-        for (var i = 0u; i < COLUMNS; i++) {
-            sums[b][i] = 0.0;
+        for (var q = 0u; q < GATES_EACH; q++) {
+            // unroll
+            for (var i = 0u; i < COLUMNS; i++) {
+                sums[b][q][i] = 0.0;
+            }
         }
     }
-    // unroll
-    for (var q = 0u; q < GATES_EACH; q++) {
-        if (in_phase(q, phase)) {
-            for (var block = 0u; block < BLOCKS; block++) {
+    for (var block = 0u; block < BLOCKS; block++) {
+        // unroll
+        for (var q = 0u; q < GATES_EACH; q++) {
+            if (in_phase(q, phase)) {
                 var w: array<array<vec4<f32>, 2>, COLUMNS>;
                 // unroll
                 for (var i = 0u; i < COLUMNS; i++) {
@@ -33,12 +37,12 @@ fn column_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, COLUM
                     for (var i = 0u; i < COLUMNS; i++) {
                         // unroll
                         for (var j = 0u; j < 8u; j++) {
-                            sums[b][i] = fma(w[i][j / 4u][j % 4u], d[j], sums[b][i]);
+                            sums[b][q][i] = fma(w[i][j / 4u][j % 4u], d[j], sums[b][q][i]);
                         }
                     }
                 }
             }
         }
     }
-    return sums;
+    return added(sums);
 }

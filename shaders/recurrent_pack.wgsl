@@ -15,8 +15,8 @@
 // Workgroup   64 invocations
 // Memory      none
 // Holds       any sizes
-// Precision   f32; the sum of the two biases is rounded once
-// Parts       common.wgsl
+// Precision   packed is f32, which halves are exact in; the sum of the two biases is rounded once
+// Parts       common.wgsl, element_*.wgsl
 
 struct Params {
     input_size: u32,
@@ -32,12 +32,12 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform>             params:    Params;
-@group(0) @binding(1) var<storage, read>       weight_ih: array<f32>;
-@group(0) @binding(2) var<storage, read>       weight_hh: array<f32>;
-@group(0) @binding(3) var<storage, read>       bias_ih:   array<f32>;
-@group(0) @binding(4) var<storage, read>       bias_hh:   array<f32>;
-@group(0) @binding(5) var<storage, read>       peephole:  array<f32>;
-@group(0) @binding(6) var<storage, read>       weight_hr: array<f32>;
+@group(0) @binding(1) var<storage, read>       weight_ih: array<Word>;
+@group(0) @binding(2) var<storage, read>       weight_hh: array<Word>;
+@group(0) @binding(3) var<storage, read>       bias_ih:   array<Word>;
+@group(0) @binding(4) var<storage, read>       bias_hh:   array<Word>;
+@group(0) @binding(5) var<storage, read>       peephole:  array<Word>;
+@group(0) @binding(6) var<storage, read>       weight_hr: array<Word>;
 @group(0) @binding(7) var<storage, read_write> packed:    array<f32>;
 
 const HAS_BIAS_N: bool = NUM_UNIT_WEIGHTS == 1u;
@@ -49,7 +49,8 @@ fn packed_element(i: u32) -> f32 {
         if (at / gate_rows >= params.input_size) {
             return 0.0;
         }
-        return weight_ih[at % gate_rows * params.input_size + at / gate_rows];
+        let index = at % gate_rows * params.input_size + at / gate_rows;
+        return element(weight_ih[word_of(index)], index);
     }
     if (i >= params.weight_hr_first) {
         let at = i - params.weight_hr_first;
@@ -57,15 +58,17 @@ fn packed_element(i: u32) -> f32 {
         if (!PROJECTED || k >= params.hidden_size) {
             return 0.0;
         }
-        return weight_hr[at / 4u % params.state_size * params.hidden_size + k];
+        let index = at / 4u % params.state_size * params.hidden_size + k;
+        return element(weight_hr[word_of(index)], index);
     }
     if (i >= params.unit_weights_first) {
         let at = i - params.unit_weights_first;
         if (PEEPHOLE && at < 3u * params.hidden_size) {
-            return peephole[at];
+            return element(peephole[word_of(at)], at);
         }
         if (HAS_BIAS_N && params.has_bias != 0u && at < params.hidden_size) {
-            return bias_hh[2u * params.hidden_size + at];
+            let index = 2u * params.hidden_size + at;
+            return element(bias_hh[word_of(index)], index);
         }
         return 0.0;
     }
@@ -74,16 +77,18 @@ fn packed_element(i: u32) -> f32 {
         if (params.has_bias == 0u || gate_row >= gate_rows) {
             return 0.0;
         }
+        let of_input = element(bias_ih[word_of(gate_row)], gate_row);
         if (HAS_BIAS_N && gate_row >= 2u * params.hidden_size) {
-            return bias_ih[gate_row];
+            return of_input;
         }
-        return bias_ih[gate_row] + bias_hh[gate_row];
+        return of_input + element(bias_hh[word_of(gate_row)], gate_row);
     }
     let k = i / (4u * gate_rows) * 4u + i % 4u;
     if (k >= params.state_size) {
         return 0.0;
     }
-    return weight_hh[i / 4u % gate_rows * params.state_size + k];
+    let index = i / 4u % gate_rows * params.state_size + k;
+    return element(weight_hh[word_of(index)], index);
 }
 
 @compute @workgroup_size(64)

@@ -14,13 +14,13 @@
 //               product the sum of z; with two phases as large again, what the second one
 //               multiplies: r h, or the h that is to be projected; then from gates_first on
 //               gates_x [num_directions, steps of the chunk, batch], rows of row_len elements:
-//               NUM_GATES times hidden_size; with SAVE what the backward pass needs takes their
-//               place, see save
+//               NUM_GATES times hidden_size; with SAVE see recurrent_save.wgsl
 //     weights   see recurrent_pack.wgsl; one block of it per direction
 //     h_0, h_n  [num_directions, batch, state_size]
 //     c_0, c_n  [num_directions, batch, hidden_size]
 //     lengths   [batch]
-//     output    [seq_len, batch, num_directions, state_size], from time output_time on
+//     output    [seq_len, batch, num_directions, state_size] or, by its strides, [batch, seq_len,
+//               num_directions, state_size], from time output_time on
 // Source of the projection: Sak, Senior and Beaufays 2014; proj_size of PyTorch.
 
 struct Params {
@@ -56,6 +56,11 @@ struct Params {
     output_first: u32,
     activations: u32,
     row_len: u32,
+    exchange_first: u32,
+    spin_bound: u32,
+    // of output, in tokens
+    output_time_stride: u32,
+    output_row_stride: u32,
 }
 
 const HAS_H_0: u32 = 1u;
@@ -63,15 +68,12 @@ const HAS_C_0: u32 = 2u;
 const HAS_LENGTHS: u32 = 4u;
 const WRITE_H_N: u32 = 8u;
 const WRITE_C_N: u32 = 16u;
-// the second bias of a GRU's n is scaled by r, so that its two sums are kept apart
-const RESET_AFTER: bool = NUM_UNIT_WEIGHTS == 1u;
 
 @group(0) @binding(0) var<uniform>             params:  Params;
 @group(0) @binding(1) var<storage, read>       weights: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read>       h_0:     array<f32>;
 @group(0) @binding(3) var<storage, read>       c_0:     array<f32>;
 @group(0) @binding(4) var<storage, read>       lengths: array<u32>;
-@group(0) @binding(5) var<storage, read_write> scratch: array<f32>;
 @group(0) @binding(6) var<storage, read_write> output:  array<f32>;
 @group(0) @binding(7) var<storage, read_write> h_n:     array<f32>;
 @group(0) @binding(8) var<storage, read_write> c_n:     array<f32>;
@@ -125,7 +127,8 @@ fn factor_at(direction: u32, row: u32, unit: u32) -> u32 {
 }
 
 fn output_at(time: u32, direction: u32, row: u32, unit: u32) -> u32 {
-    let token = (time - params.output_time) * params.batch + row;
+    let time_offset = (time - params.output_time) * params.output_time_stride;
+    let token = time_offset + row * params.output_row_stride;
     let index = (token * params.num_directions + direction) * params.state_size + unit;
     return params.output_first + index;
 }
@@ -160,7 +163,7 @@ fn previous_c(moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
     if (moment.first || !moment.inside) {
         return initial_c(direction, row, unit);
     }
-    return scratch[cell_at(direction, row, unit)];
+    return scratch_at(cell_at(direction, row, unit));
 }
 
 // the row of gates_x of a token
@@ -178,7 +181,7 @@ fn gates_x(moment: Moment, direction: u32, row: u32, unit: u32) -> array<f32, NU
     var gates: array<f32, NUM_GATES>;
     // unroll
     for (var g = 0u; g < NUM_GATES; g++) {
-        gates[g] = scratch[first + g * params.hidden_size];
+        gates[g] = scratch_at(first + g * params.hidden_size);
     }
     return gates;
 }
@@ -216,12 +219,15 @@ fn is_final(moment: Moment, row: u32) -> bool {
 
 // carries a new cell state to where the next step and the caller look for it
 fn store_c(moment: Moment, direction: u32, row: u32, unit: u32, c: f32) {
-    let at = cell_at(direction, row, unit);
     if (moment.inside && HAS_CELL) {
-        scratch[at] = c;
+        set_scratch(cell_at(direction, row, unit), c);
     }
+    finish_c(moment, direction, row, unit, c);
+}
+
+fn finish_c(moment: Moment, direction: u32, row: u32, unit: u32, c: f32) {
     if (is_final(moment, row) && has(WRITE_C_N)) {
-        c_n[params.c_n_first + at] = c;
+        c_n[params.c_n_first + cell_at(direction, row, unit)] = c;
     }
 }
 
@@ -245,49 +251,4 @@ struct State {
 // ONNX's clip bounds what goes into the activations
 fn clipped(x: f32) -> f32 {
     return clamp(x, -params.clip, params.clip);
-}
-
-// What the backward pass needs of a step, in the place of its gates_x, each [hidden_size]: what goes
-// into the activations (the peepholes left out), of a GRU's n both sums, of an LSTM c before the
-// step; then, see save_h, h before the step. Where the sequence has ended all are 0: no gradient comes
-// from there, but the products of the backward pass read the row.
-fn save(
-    moment: Moment,
-    direction: u32,
-    row: u32,
-    unit: u32,
-    x: array<f32, NUM_GATES>,
-    h: array<f32, NUM_GATES>,
-    bias: vec3<f32>,
-    c: f32,
-) {
-    let first = gates_at(moment, direction, row) + unit;
-    // unroll
-    for (var g = 0u; g < NUM_GATES; g++) {
-        scratch[first + g * params.hidden_size] = x[g] + h[g];
-    }
-    let next = first + NUM_GATES * params.hidden_size;
-    if (RESET_AFTER) {
-        scratch[next - params.hidden_size] = x[NUM_GATES - 1u];
-        scratch[next] = h[NUM_GATES - 1u] + bias[0];
-    }
-    if (HAS_CELL) {
-        scratch[next] = c;
-    }
-}
-
-fn save_nothing(moment: Moment, direction: u32, row: u32, unit: u32) {
-    if (params.seq_len > 0u) {
-        let end = params.row_len - params.state_size;
-        for (var i = unit; i < end; i += params.hidden_size) {
-            scratch[gates_at(moment, direction, row) + i] = 0.0;
-        }
-    }
-}
-
-fn save_h(moment: Moment, direction: u32, row: u32, unit: u32, h: f32) {
-    if (params.seq_len > 0u) {
-        let first = gates_at(moment, direction, row) + params.row_len - params.state_size;
-        scratch[first + unit] = select(0.0, h, moment.inside);
-    }
 }

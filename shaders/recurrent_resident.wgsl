@@ -12,7 +12,8 @@
 // Holds       HIDDEN == hidden_size, STATE == state_size, BLOCKS * 8 >= STATE, ROWS *
 //             WORKGROUP_SIZE >= NUM_GATES * HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
 // Precision   f32; each sum in an order fixed by the constants
-// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_*.wgsl,
+// Parts       common.wgsl, recurrent_memory.wgsl, recurrent_problem.wgsl, recurrent_save.wgsl,
+//             recurrent_cell_*.wgsl,
 //             recurrent_hidden_workgroup.wgsl or recurrent_hidden_subgroup.wgsl,
 //             recurrent_sums_registers.wgsl or recurrent_sums_streamed.wgsl
 

@@ -1,5 +1,5 @@
-// recurrent_slopes_default: value and slope of the functions that cells have by themselves. Same names
-// as recurrent_slopes_named.wgsl.
+// recurrent_slopes_default: value and slope of the functions that cells have by themselves. Same
+// names as recurrent_slopes_named.wgsl.
 
 fn gate_slope(direction: u32, x: f32) -> vec2<f32> {
     return vec2<f32>(sigmoid(clipped(x)), unclipped_slope(x, sigmoid_slope(x)));

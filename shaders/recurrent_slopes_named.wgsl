@@ -1,6 +1,6 @@
-// recurrent_slopes_named: value and slope of the functions of recurrent_activations_named.wgsl, which
-// is part of the kernel, too. Same names as recurrent_slopes_default.wgsl. At a corner the slope is
-// that of the side on which the function is x times a constant or 0, as the reference has it.
+// recurrent_slopes_named: value and slope of the functions of recurrent_activations_named.wgsl,
+// which is part of the kernel, too. Same names as recurrent_slopes_default.wgsl. At a corner the
+// slope is that of the side on which the function is x times a constant or 0, as in the reference.
 
 fn slope(direction: u32, role: u32, x: f32) -> f32 {
     switch (params.activations >> (4u * (3u * direction + role))) & 15u {

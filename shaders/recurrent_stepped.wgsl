@@ -11,7 +11,8 @@
 //             splits
 // Holds       any hidden_size; step number in group 1
 // Precision   f32; each sum in an order fixed by the constants
-// Parts       common.wgsl, recurrent_problem.wgsl, recurrent_cell_rnn.wgsl,
+// Parts       common.wgsl, recurrent_memory.wgsl, recurrent_problem.wgsl, recurrent_save.wgsl,
+//             recurrent_cell_rnn.wgsl,
 //             recurrent_cell_lstm.wgsl or recurrent_cell_gru.wgsl
 
 const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
@@ -31,7 +32,7 @@ var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * ROW_GATES>;
 // what the rows of the matrix are multiplied with: h, in the second phase what the first has left
 fn factor(second_phase: bool, moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
     if (NUM_PHASES == 2u && second_phase) {
-        return scratch[factor_at(direction, row, unit)];
+        return scratch_at(factor_at(direction, row, unit));
     }
     return previous_h(moment, direction, row, unit);
 }
@@ -169,16 +170,16 @@ fn recurrent_stepped(
                     let sum_z = cell_at(direction, row, own_unit);
                     if (!second_phase) {
                         let rh = reset(direction, x, gates_h, state.h);
-                        scratch[factor_at(direction, row, own_unit)] = rh;
-                        scratch[sum_z] = gates_h[Z];
+                        set_scratch(factor_at(direction, row, own_unit), rh);
+                        set_scratch(sum_z, gates_h[Z]);
                         if (SAVE) {
                             // what the second phase finds in the place of x_r, and adds 0 to
                             let sum_r = gates_at(moment, direction, row) + own_unit;
-                            scratch[sum_r] = x[0] + gates_h[0];
+                            set_scratch(sum_r, x[0] + gates_h[0]);
                         }
                         continue;
                     }
-                    gates_h[Z] = scratch[sum_z];
+                    gates_h[Z] = scratch_at(sum_z);
                 }
                 let own = unit_weights(direction, own_unit);
                 if (SAVE) {
@@ -190,7 +191,7 @@ fn recurrent_stepped(
             }
             store_c(moment, direction, row, own_unit, state.c);
             if (PROJECTED) {
-                scratch[factor_at(direction, row, own_unit)] = state.h;
+                set_scratch(factor_at(direction, row, own_unit), state.h);
             } else {
                 store_h(moment, direction, row, own_unit, state.h);
             }

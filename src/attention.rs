@@ -30,6 +30,7 @@
 
 mod backward;
 mod gathered;
+mod merge;
 mod plan;
 mod problem;
 mod tensors;
@@ -37,6 +38,7 @@ mod tile;
 mod weights;
 
 pub use backward::{AttentionBackwardBuffers, AttentionBackwardGiven};
+pub use merge::{AttentionMerge, AttentionMergeBuffers};
 pub use weights::{AttentionWeightsBuffers, Chosen};
 
 use crate::{Bound, Context, ElementType, Error, Plan, Variant};

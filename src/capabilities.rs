@@ -14,6 +14,9 @@ pub struct Capabilities {
     pub workgroup_invocations: u32,
     /// Bytes that one storage binding may span.
     pub storage_binding_size: u64,
+    /// Workgroups that were seen to run at the same time: 0 until a
+    /// [`Context::probe`](crate::Context::probe) has looked.
+    pub concurrent_workgroups: u32,
 }
 
 impl Capabilities {
@@ -29,6 +32,7 @@ impl Capabilities {
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             storage_binding_size: limits.max_storage_buffer_binding_size,
+            concurrent_workgroups: 0,
         }
     }
 
@@ -43,6 +47,7 @@ impl Capabilities {
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             storage_binding_size: limits.max_storage_buffer_binding_size,
+            concurrent_workgroups: 0,
         }
     }
 

@@ -1,3 +1,5 @@
+use crate::kernel::Constant;
+
 /// How the elements of a tensor are stored. Kernels widen them to f32 when they load, and compute in f32.
 ///
 /// Halves lie two to a 32-bit word, the first in the low bits, which is how they lie in memory; no device
@@ -57,6 +59,18 @@ impl ElementType {
         }
         let pair = |pair: &[f32]| bits(&pair[0]) | pair.get(1).map_or(0, bits) << 16;
         values.chunks(2).map(pair).collect()
+    }
+
+    /// The part for kernels whose tensors have several types, as constants name them.
+    pub(crate) const ANY: &str = include_str!("../shaders/element_any.wgsl");
+
+    /// What a kernel with [`ANY`](Self::ANY) calls this type.
+    pub(crate) fn constant(self) -> Constant {
+        Constant::U32(match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Bf16 => 2,
+        })
     }
 
     /// The part of a kernel that widens elements of this type: `Word`, `word_of` and `element`.

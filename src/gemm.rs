@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::kernel::{
     Access, COMMON, Constant, Constants, Dispatch, Kernel, Operand, fold_grid, params,
 };
-use crate::{Bound, Capabilities, Context, Error, Plan, Variant};
+use crate::{Bound, Capabilities, Context, ElementType, Error, Plan, Variant};
 
 const PROBLEM: &str = include_str!("../shaders/gemm_problem.wgsl");
 const BLOCKED: &str = include_str!("../shaders/gemm.wgsl");
@@ -28,6 +28,10 @@ pub struct GemmConfig {
     pub bias: bool,
     /// The product is added to what `output` holds.
     pub accumulate: bool,
+    /// How `a` is stored.
+    pub a_element: ElementType,
+    /// How `b` is stored.
+    pub b_element: ElementType,
     /// Forces a variant; otherwise the best that the device can run is taken.
     pub variant: Option<Variant>,
 }
@@ -63,7 +67,7 @@ impl GemmShape {
     }
 }
 
-/// The matrices of a call, f32, row-major.
+/// The matrices of a call, row-major, f32 but for what the configuration says of `a` and `b`.
 #[derive(Debug, Clone, Copy)]
 pub struct GemmBuffers<'a> {
     /// `[m, k]`, or `[k, m]` if transposed; read.
@@ -92,6 +96,8 @@ params! {
         bias_first: u32,
         output_first: u32,
         output_row: u32,
+        a_inner: u32,
+        a_outer: u32,
     }
 }
 
@@ -156,15 +162,16 @@ impl Tile {
     }
 
     fn kernel(self) -> Kernel {
+        const ANY: &str = ElementType::ANY;
         let (name, parts): (_, &'static [&'static str]) = match self {
-            Self::Blocked { .. } => ("gemm", &[COMMON, PROBLEM, BLOCKED]),
+            Self::Blocked { .. } => ("gemm", &[COMMON, ANY, PROBLEM, BLOCKED]),
             Self::Broadcast { lanes: None, .. } => (
                 "gemm_broadcast",
-                &[COMMON, PROBLEM, ROWS_UNIFORM, BROADCAST],
+                &[COMMON, ANY, PROBLEM, ROWS_UNIFORM, BROADCAST],
             ),
             Self::Broadcast { lanes: Some(_), .. } => (
                 "gemm_broadcast",
-                &[COMMON, PROBLEM, ROWS_SUBGROUP, BROADCAST],
+                &[COMMON, ANY, PROBLEM, ROWS_SUBGROUP, BROADCAST],
             ),
         };
         Kernel {
@@ -210,6 +217,8 @@ pub(crate) type Part = (&'static str, Range<u64>);
 pub(crate) struct Product {
     pub config: GemmConfig,
     pub shape: GemmShape,
+    /// Rows of `a` that lie `a_stride` apart, and how far one such run is from the next.
+    pub fold: Option<[u32; 2]>,
     pub a: Part,
     pub b: Part,
     pub bias: Option<Part>,
@@ -222,6 +231,7 @@ impl Product {
         let Self {
             config,
             shape,
+            fold,
             a,
             b,
             bias,
@@ -234,14 +244,15 @@ impl Product {
         let strides = |stride, transposed| if transposed { (1, stride) } else { (stride, 1) };
         let (a_row, a_column) = strides(shape.a_stride, config.transpose_a);
         let (b_row, b_column) = strides(shape.b_stride, config.transpose_b);
-        let operand = |(name, range): Part| match range.is_empty() {
+        let operand = |(name, range): Part, element| match range.is_empty() {
             true => (Operand::Unused, 0),
-            false => Operand::elements(name, range),
+            false => Operand::typed(name, range, element),
         };
-        let (a, a_first) = operand(a);
-        let (b, b_first) = operand(b);
-        let (bias_operand, bias_first) = bias.map_or((Operand::Unused, 0), operand);
-        let (output, output_first) = operand(output);
+        let single = |part| operand(part, ElementType::F32);
+        let (a, a_first) = operand(a, config.a_element);
+        let (b, b_first) = operand(b, config.b_element);
+        let (bias_operand, bias_first) = bias.map_or((Operand::Unused, 0), single);
+        let (output, output_first) = single(output);
         let params = Params {
             m: shape.m,
             n: shape.n,
@@ -257,10 +268,15 @@ impl Product {
             bias_first,
             output_first,
             output_row: shape.output_stride,
+            a_inner: fold.map_or(1, |[inner, _]| inner),
+            a_outer: fold.map_or(0, |[_, outer]| outer),
         };
         let mut constants = vec![
             ("BIAS", Constant::Bool(config.bias)),
             ("ACCUMULATE", Constant::Bool(config.accumulate)),
+            ("A_FOLDED", Constant::Bool(fold.is_some())),
+            ("A_ELEMENT", config.a_element.constant()),
+            ("B_ELEMENT", config.b_element.constant()),
         ];
         if matches!(tile, Tile::Blocked { .. }) {
             constants.push(("A_BY_ROWS", Constant::Bool(!config.transpose_a)));
@@ -335,6 +351,7 @@ impl GemmConfig {
         let product = Product {
             config: *self,
             shape,
+            fold: None,
             a: ("a", span("a_stride", a_rows, a_columns, a_stride)?),
             b: ("b", span("b_stride", b_rows, b_columns, b_stride)?),
             bias: self.bias.then_some(("bias", 0..u64::from(n))),
@@ -354,7 +371,9 @@ impl GemmConfig {
             dispatches,
             scratch_size: 0,
             flops: 2.0 * mf * nf * kf,
-            bytes: 4.0 * (mf * kf + kf * nf + mf * nf),
+            bytes: self.a_element.size() as f64 * mf * kf
+                + self.b_element.size() as f64 * kf * nf
+                + 4.0 * mf * nf,
         })
     }
 }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod additive_attention;
 mod attention;
 mod bound;
 mod capabilities;
@@ -19,10 +20,14 @@ mod recurrent;
 pub mod reference;
 mod scan;
 
+pub use additive_attention::{
+    AdditiveAttention, AdditiveAttentionBackwardBuffers, AdditiveAttentionBuffers,
+    AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape,
+};
 pub use attention::{
     Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
-    AttentionGiven, AttentionShape, AttentionWeightsBuffers, Axes, Causal, Chosen, Layout, Packed,
-    Paged,
+    AttentionGiven, AttentionMerge, AttentionMergeBuffers, AttentionShape, AttentionWeightsBuffers,
+    Axes, Causal, Chosen, Layout, Packed, Paged,
 };
 pub use bound::Bound;
 pub use capabilities::Capabilities;
@@ -40,8 +45,9 @@ pub use min_recurrent::{
 pub use plan::{Plan, Variant};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
-    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
-    RecurrentWeights, Tier,
+    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients,
+    RecurrentSession, RecurrentShape, RecurrentWeights, SessionBound, SessionBuffers, Tier,
+    probe_dispatch,
 };
 pub use scan::{
     Scan, ScanBackwardBuffers, ScanBackwardGiven, ScanBuffers, ScanConfig, ScanGiven, ScanShape,

@@ -25,14 +25,18 @@ mod carry;
 mod dropout;
 mod pack;
 mod plan;
+mod probe;
+mod session;
 mod steps;
 mod tile;
 
 pub use activation::{Activation, Activations};
 pub use backward::{RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentGradients};
 pub use pack::RecurrentWeights;
+pub use probe::probe_dispatch;
+pub use session::{RecurrentSession, SessionBound, SessionBuffers};
 
-use crate::{Bound, Context, Error, Plan, Variant};
+use crate::{Bound, Context, ElementType, Error, Plan, Variant};
 
 /// What happens in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,6 +107,11 @@ pub enum Tier {
     /// One workgroup carries its batch rows through all steps; the number of dispatches does not depend on
     /// `seq_len`, but for a bound on the work of each.
     Resident,
+    /// Several workgroups share the units of each sequence through all steps and hand the state to each other
+    /// in device memory. One that waits too long gives up, and a second dispatch goes on from that step, in
+    /// one workgroup: slower, with the same bits. So it is right everywhere, and fast where the workgroups run
+    /// at the same time; it is planned only where [`Context::probe`] has seen them do so.
+    Persistent,
 }
 
 impl Tier {
@@ -111,6 +120,7 @@ impl Tier {
         match self {
             Self::Stepped => "stepped",
             Self::Resident => "resident",
+            Self::Persistent => "persistent",
         }
     }
 }
@@ -120,6 +130,13 @@ impl Tier {
 pub struct RecurrentConfig {
     /// The cell of all layers.
     pub cell: Cell,
+    /// How `input` is stored. States, sums and `output` are f32.
+    pub element: ElementType,
+    /// How the tensors of [`RecurrentWeights`] are stored; their packed copy is f32.
+    pub weights: ElementType,
+    /// `input` is `[batch, seq_len, input_size]` and `output` `[batch, seq_len, num_directions * state_size]`;
+    /// they are read and written in place. The states are as ever.
+    pub batch_first: bool,
     /// Length of an input vector.
     pub input_size: u32,
     /// Units of a layer: the length of a cell state, and of a hidden state unless it is projected.
@@ -150,6 +167,9 @@ pub struct RecurrentConfig {
     pub truncate: Option<u32>,
     /// Whether the packed weights also hold what [`Recurrent::bind_backward`] reads.
     pub gradients: bool,
+    /// How often a workgroup of [`Tier::Persistent`] looks for what another hands it before it gives up;
+    /// absent, some tens of milliseconds.
+    pub spin_bound: Option<u32>,
     /// Forces a tier; otherwise the one that suits shape and device is taken.
     pub tier: Option<Tier>,
     /// Forces a variant; otherwise the best that the device can run is taken.
@@ -160,6 +180,9 @@ impl Default for RecurrentConfig {
     fn default() -> Self {
         Self {
             cell: Cell::Lstm,
+            element: ElementType::F32,
+            weights: ElementType::F32,
+            batch_first: false,
             input_size: 128,
             hidden_size: 128,
             proj_size: None,
@@ -169,6 +192,7 @@ impl Default for RecurrentConfig {
             dropout: 0.0,
             activations: None,
             clip: None,
+            spin_bound: None,
             truncate: None,
             gradients: false,
             tier: None,
@@ -206,10 +230,11 @@ pub struct RecurrentShape {
     pub seed: u64,
 }
 
-/// The tensors of a call, f32 but for `lengths`.
+/// The tensors of a call, f32 but for `input` and `lengths`.
 #[derive(Debug, Clone, Copy)]
 pub struct RecurrentBuffers<'a> {
-    /// `[seq_len, batch, input_size]`, read.
+    /// `[seq_len, batch, input_size]`, or see [`RecurrentConfig::batch_first`]; read; stored as
+    /// [`RecurrentConfig::element`] says.
     pub input: wgpu::BufferSlice<'a>,
     /// What [`Recurrent::pack_weights`] wrote; [`Recurrent::packed_size`] bytes, read.
     pub weights: wgpu::BufferSlice<'a>,
@@ -219,7 +244,7 @@ pub struct RecurrentBuffers<'a> {
     pub c_0: Option<wgpu::BufferSlice<'a>>,
     /// `[batch]`, u32, read: the length of each sequence, at most `seq_len`; all of it if absent.
     pub lengths: Option<wgpu::BufferSlice<'a>>,
-    /// `[seq_len, batch, num_directions * state_size]`, written.
+    /// `[seq_len, batch, num_directions * state_size]`, or see [`RecurrentConfig::batch_first`]; written.
     pub output: wgpu::BufferSlice<'a>,
     /// `[num_layers * num_directions, batch, state_size]`, written if given: the state after the last step.
     pub h_n: Option<wgpu::BufferSlice<'a>>,

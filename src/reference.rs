@@ -3,6 +3,7 @@
 //! One plain function per operation, generic over [`Real`]: in f64 it is the truth that kernels are
 //! compared with, in f32 the yardstick for how exact single precision can be. [`compare`] says how.
 
+pub mod additive_attention;
 pub mod attention;
 pub mod compare;
 pub mod gemm;

@@ -3,11 +3,11 @@
 mod common;
 
 use common::attention::{AXES, Case, Inputs, SMALL, check, check_inputs, run, variants};
-use common::{Random, bits, gpu, guises};
+use common::{Output, Random, bits, gpu, guises};
 use gatefold::{
     Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Causal, Layout,
 };
-use gatefold::{Axes, ElementType, Error, Variant};
+use gatefold::{AttentionMerge, AttentionMergeBuffers, Axes, ElementType, Error, Variant};
 
 #[test]
 fn plain() {
@@ -457,6 +457,95 @@ fn bias_and_mask_broadcast_along_any_axis() {
             kv_len: 70,
             ..SMALL
         });
+    }
+}
+
+#[test]
+fn few_queries_against_many_keys() {
+    let decode = Case {
+        batch: 1,
+        num_heads: 6,
+        num_kv_heads: 2,
+        q_len: 1,
+        kv_len: 1100,
+        ..SMALL
+    };
+    check(decode);
+    check(Case {
+        q_len: 3,
+        causal: Causal::BottomRight,
+        mask: Some(Axes::ALL),
+        bias: Some((ElementType::F32, AXES[1])),
+        alibi: true,
+        sinks: true,
+        kv_lengths: Some(&[900]),
+        layout: Layout::Bshd,
+        ..decode
+    });
+    // splits that no key is in
+    check(Case {
+        window_left: Some(50),
+        kv_lengths: Some(&[400]),
+        causal: Causal::BottomRight,
+        ..decode
+    });
+    check(Case {
+        kv_lengths: Some(&[0]),
+        ..decode
+    });
+}
+
+#[test]
+fn two_parts_merge_into_the_whole() {
+    let Some(gpu) = gpu() else { return };
+    let whole = Case {
+        kv_len: 90,
+        ..SMALL
+    };
+    let inputs = whole.inputs();
+    // the keys of every head in two parts
+    let part = |range: std::ops::Range<usize>| {
+        let cut = |x: &[f32]| -> Vec<f32> {
+            let heads = x.chunks(90 * 16);
+            let part = heads.flat_map(|head| &head[range.start * 16..range.end * 16]);
+            part.copied().collect()
+        };
+        let inputs = Inputs {
+            key: cut(&inputs.key),
+            value: cut(&inputs.value),
+            ..inputs.clone()
+        };
+        let case = Case {
+            kv_len: range.len() as u32,
+            ..whole
+        };
+        run(gpu, &case, Variant::Portable, &inputs)
+    };
+    let parts = [part(0..37), part(37..90)];
+    let rows = parts[0][1].len();
+    let uploaded = parts.map(|part| part.map(|x| gpu.upload("part", &x).unwrap()));
+    let (output, log_sum_exp) = (Output::new(gpu, rows * 16), Output::new(gpu, rows));
+    let merge = AttentionMerge::new(gpu.context(), 16).unwrap();
+    let [first, second] = uploaded
+        .each_ref()
+        .map(|[output, sums]| (output.slice(..), sums.slice(..)));
+    let buffers = AttentionMergeBuffers {
+        first,
+        second,
+        output: output.buffer.slice(..),
+        log_sum_exp: log_sum_exp.buffer.slice(..),
+    };
+    let bound = merge.bind(rows as u64, buffers).unwrap();
+    gpu.run(|pass| {
+        bound.record(pass);
+        Ok(())
+    })
+    .unwrap();
+    let want = run(gpu, &whole, Variant::Portable, &inputs);
+    for (got, want) in [output.read(gpu), log_sum_exp.read(gpu)].iter().zip(&want) {
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() < 1e-5, "{got} {want}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use common::{Output, Random, bits, gpu, guises};
 use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::reference::{convert, gemm as reference};
-use gatefold::{Gemm, GemmBuffers, GemmConfig, GemmShape, Gpu};
+use gatefold::{ElementType, Gemm, GemmBuffers, GemmConfig, GemmShape, Gpu};
 
 /// A stored matrix: `columns` of each row are used, the rest of `stride` is NaN.
 fn strided(x: &[f32], columns: usize, stride: usize) -> Vec<f32> {
@@ -25,7 +25,12 @@ fn transpose(x: &[f32], columns: usize) -> Vec<f32> {
 
 fn run(gpu: &Gpu, config: GemmConfig, [m, n, k]: [usize; 3], padding: usize) -> [Vec<f32>; 4] {
     let mut random = Random::new((m * 31 + n * 7 + k) as u64);
-    let (a, b) = (random.normals(m * k, 1.0), random.normals(k * n, 1.0));
+    let mut rounded = |len, to: ElementType| -> Vec<f32> {
+        let values = random.normals(len, 1.0);
+        values.into_iter().map(|x| to.round(x)).collect()
+    };
+    let a = rounded(m * k, config.a_element);
+    let b = rounded(k * n, config.b_element);
     let (bias, before) = (random.normals(n, 1.0), random.normals(m * n, 1.0));
     let store = |x: &[f32], columns, transposed| match transposed {
         true => (
@@ -45,8 +50,8 @@ fn run(gpu: &Gpu, config: GemmConfig, [m, n, k]: [usize; 3], padding: usize) -> 
         b_stride: (b_columns + padding) as u32,
         ..GemmShape::new(&config, m as u32, n as u32, k as u32)
     };
-    let a_buffer = gpu.upload("a", &stored_a).unwrap();
-    let b_buffer = gpu.upload("b", &stored_b).unwrap();
+    let a_buffer = gpu.upload("a", &config.a_element.words(&stored_a)).unwrap();
+    let b_buffer = gpu.upload("b", &config.b_element.words(&stored_b)).unwrap();
     let bias_buffer = gpu.upload("bias", &bias).unwrap();
     let output = Output::new(gpu, m * n);
     let op = Gemm::new(gpu.context(), config).unwrap();
@@ -108,6 +113,22 @@ fn check(config: GemmConfig, sizes: [usize; 3], padding: usize) {
     let Some(gpu) = gpu() else { return };
     for guise in guises(gpu) {
         run(&guise, config, sizes, padding);
+    }
+}
+
+#[test]
+fn halves_are_widened() {
+    for (a, &a_element) in ElementType::ALL.iter().enumerate() {
+        for (b, &b_element) in ElementType::ALL.iter().enumerate() {
+            let config = GemmConfig {
+                a_element,
+                b_element,
+                transpose_a: (a + b) % 2 == 1,
+                transpose_b: a == 1,
+                ..Default::default()
+            };
+            check(config, [9, 65, 17], 3);
+        }
     }
 }
 

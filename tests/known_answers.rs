@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use gatefold::reference::{attention as reference, min_recurrent, recurrent};
+use gatefold::reference::{additive_attention as additive, attention as reference};
+use gatefold::reference::{min_recurrent, recurrent};
 use gatefold::{
     Candidate, Causal, Cell, Direction, MinCell, MinRecurrentConfig, MinRecurrentShape,
 };
@@ -42,10 +43,13 @@ impl Golden {
         let tensors = tensors.into_iter().map(|(name, tensor)| {
             let data = tensor.data();
             let f32s = |x: &[u8]| f64::from(f32::from_le_bytes(x.try_into().unwrap()));
+            let i32s = |x: &[u8]| f64::from(i32::from_le_bytes(x.try_into().unwrap()));
             let f64s = |x: &[u8]| f64::from_le_bytes(x.try_into().unwrap());
             let values = match tensor.dtype() {
                 Dtype::F32 => data.chunks_exact(4).map(f32s).collect(),
                 Dtype::F64 => data.chunks_exact(8).map(f64s).collect(),
+                Dtype::I32 => data.chunks_exact(4).map(i32s).collect(),
+                Dtype::BOOL => data.iter().map(|&x| x.into()).collect(),
                 dtype => panic!("{name} is {dtype:?}"),
             };
             (name, (tensor.shape().to_vec(), values))
@@ -59,6 +63,11 @@ impl Golden {
 
     fn option(&self, key: &str) -> Option<&str> {
         self.options.get(key).map(String::as_str)
+    }
+
+    fn number<N: std::str::FromStr>(&self, key: &str) -> Option<N> {
+        let number = self.option(key)?.parse().ok();
+        Some(number.unwrap_or_else(|| panic!("{}: {key}", self.name)))
     }
 
     fn shape<const N: usize>(&self, tensor: &str) -> [usize; N] {
@@ -85,17 +94,66 @@ impl Golden {
 }
 
 #[test]
+fn additive_attention() {
+    for golden in Golden::of("additive_attention") {
+        let [batch, q_len, dim] = golden.shape("query");
+        let [_, kv_len, value_dim] = golden.shape("value");
+        let mask = golden.tensors.get("mask").map(|(shape, values)| {
+            let mut extents = [1; 3];
+            extents[3 - shape.len()..].copy_from_slice(shape);
+            let allowed: Vec<bool> = values.iter().map(|&x| x != 0.0).collect();
+            (extents, allowed)
+        });
+        let kv_lengths = golden.tensors.get("kv_lengths");
+        let kv_lengths: Option<Vec<i64>> =
+            kv_lengths.map(|(_, values)| values.iter().map(|&x| x as i64).collect());
+        let problem = additive::Problem {
+            batch,
+            q_len,
+            kv_len,
+            dim,
+            value_dim,
+            mask: mask.as_ref().map(|(shape, values)| additive::Mask {
+                shape: *shape,
+                values,
+            }),
+            kv_lengths: kv_lengths.as_deref(),
+        };
+        let inputs = additive::Inputs {
+            query: golden.values("query"),
+            key: golden.values("key"),
+            value: golden.values("value"),
+            v: golden.values("v"),
+        };
+        let got = additive::additive_attention(&problem, inputs);
+        golden.check("output", &got.output, 1e-13);
+        golden.check("log_sum_exp", &got.log_sum_exp, 1e-13);
+        golden.check("weights", &got.weights, 1e-13);
+        let grad_output = golden.values("grad_output");
+        let (grad, magnitude) =
+            additive::additive_attention_backward(&problem, inputs, grad_output);
+        golden.check("grad_query", &grad.query, 1e-12);
+        golden.check("grad_key", &grad.key, 1e-12);
+        golden.check("grad_value", &grad.value, 1e-12);
+        golden.check("grad_v", &grad.v, 1e-12);
+        // what a sum is measured by is never below it
+        for (sum, magnitude) in [
+            (&grad.query, &magnitude.query),
+            (&grad.key, &magnitude.key),
+            (&grad.value, &magnitude.value),
+            (&grad.v, &magnitude.v),
+        ] {
+            let within = |(sum, magnitude): (&f64, &f64)| sum.abs() <= magnitude * (1.0 + 1e-12);
+            assert!(sum.iter().zip(magnitude).all(within), "{}", golden.name);
+        }
+    }
+}
+
+#[test]
 fn attention() {
     for golden in Golden::of("attention") {
         let [batch, num_heads, q_len, head_dim] = golden.shape("query");
         let [_, num_kv_heads, kv_len, value_dim] = golden.shape("value");
-        let causal = match golden.option("causal") {
-            None => Causal::No,
-            Some("top-left") => Causal::TopLeft,
-            Some("bottom-right") => Causal::BottomRight,
-            Some(offset) => Causal::Offset(offset.parse().unwrap()),
-        };
-        let scale = golden.option("scale").map(|scale| scale.parse().unwrap());
         let plain = reference::Problem::plain(
             batch,
             num_heads,
@@ -105,9 +163,47 @@ fn attention() {
             head_dim,
             value_dim,
         );
+        let f32s = |tensor: &str| -> Option<Vec<f32>> {
+            let (_, values) = golden.tensors.get(tensor)?;
+            Some(values.iter().map(|&x| x as f32).collect())
+        };
+        let [bias, slopes, sinks] = ["bias", "alibi_slopes", "sinks"].map(f32s);
+        let mask: Option<Vec<bool>> = golden
+            .tensors
+            .get("mask")
+            .map(|(_, values)| values.iter().map(|&x| x != 0.0).collect());
+        let lengths: Option<Vec<u32>> = golden
+            .tensors
+            .get("kv_lengths")
+            .map(|(_, values)| values.iter().map(|&x| x as u32).collect());
         let problem = reference::Problem {
-            scale: scale.unwrap_or(plain.scale),
-            causal,
+            scale: golden.number("scale").unwrap_or(plain.scale),
+            softcap: golden.number("softcap"),
+            causal: match golden.option("causal") {
+                None => Causal::No,
+                Some("top-left") => Causal::TopLeft,
+                Some("bottom-right") => Causal::BottomRight,
+                Some(offset) => Causal::Offset(offset.parse().unwrap()),
+            },
+            window_left: golden.number("window_left"),
+            window_right: golden.number("window_right"),
+            dropout: golden
+                .number("dropout")
+                .map(|probability| reference::Dropout {
+                    probability,
+                    seed: golden.number("seed").unwrap(),
+                }),
+            bias: bias.as_deref().map(|values| reference::Broadcast {
+                shape: aligned(&golden.tensors["bias"].0),
+                values,
+            }),
+            mask: mask.as_deref().map(|values| reference::Broadcast {
+                shape: aligned(&golden.tensors["mask"].0),
+                values,
+            }),
+            kv_lengths: lengths.as_deref(),
+            alibi_slopes: slopes.as_deref(),
+            sinks: sinks.as_deref(),
             ..plain
         };
         let [query, key, value] = ["query", "key", "value"].map(|name| golden.values(name));
@@ -119,7 +215,34 @@ fn attention() {
         };
         golden.check("output", &got.output, tolerance);
         golden.check("log_sum_exp", &got.log_sum_exp, tolerance);
+        if golden.option("weights").is_some() {
+            let weights = reference::weights(&problem, query, key);
+            golden.check("weights", &weights, tolerance);
+        }
+        if golden.option("grad").is_some() {
+            let grad_output = golden.values("grad_output");
+            let got = reference::backward(&problem, query, key, value, grad_output);
+            golden.check("grad_query", &got.query, tolerance);
+            golden.check("grad_key", &got.key, tolerance);
+            golden.check("grad_value", &got.value, tolerance);
+            for (name, given, got) in [
+                ("grad_bias", bias.is_some(), &got.bias),
+                ("grad_sinks", sinks.is_some(), &got.sinks),
+            ] {
+                match given {
+                    true => golden.check(name, got, tolerance),
+                    false => assert!(got.is_empty()),
+                }
+            }
+        }
     }
+}
+
+/// Axes of length 1 in front, up to four.
+fn aligned(shape: &[usize]) -> [usize; 4] {
+    let mut aligned = [1; 4];
+    aligned[4 - shape.len()..].copy_from_slice(shape);
+    aligned
 }
 
 #[test]

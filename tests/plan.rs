@@ -370,7 +370,12 @@ fn recurrences() -> impl Strategy<Value = (RecurrentConfig, RecurrentShape)> {
         Cell::GruResetBefore,
     ]);
     let direction = prop::sample::select(vec![Direction::Forward, Direction::Bidirectional]);
-    let tier = prop::sample::select(vec![None, Some(Tier::Stepped), Some(Tier::Resident)]);
+    let tier = prop::sample::select(vec![
+        None,
+        Some(Tier::Stepped),
+        Some(Tier::Resident),
+        Some(Tier::Persistent),
+    ]);
     let all = (
         cell,
         direction,
@@ -424,7 +429,15 @@ proptest! {
             grad_norms: true,
             ..Default::default()
         };
+        let more = RecurrentConfig {
+            batch_first: true,
+            gradients: false,
+            dropout: 0.5,
+            proj_size: (config.cell == Cell::Lstm).then_some(config.hidden_size / 2),
+            ..config
+        };
         let plans = [
+            more.plan(&device, shape, given(false)),
             config.plan(&device, shape, given(false)),
             config.plan(&device, shape, given(true)),
             config.plan_backward(&device, shape, backward),

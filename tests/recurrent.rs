@@ -5,8 +5,8 @@ mod common;
 use common::recurrent::{Case, SMALL, check, pack, run, run_keeping, variants};
 use common::{Output, bits, gpu, guises};
 use gatefold::{
-    Activation, Activations, Capabilities, Cell, Direction, Recurrent, RecurrentBuffers,
-    RecurrentConfig, RecurrentShape, Tier,
+    Activation, Activations, Capabilities, Cell, Direction, ElementType, Recurrent,
+    RecurrentBuffers, RecurrentConfig, RecurrentShape, Tier,
 };
 
 const CELLS: [Cell; 6] = [
@@ -229,6 +229,59 @@ fn projections_shorten_the_state() {
 }
 
 #[test]
+fn batches_may_come_first() {
+    for (cell, num_layers, direction, lengths, dropout) in [
+        (Cell::Lstm, 1, Direction::Forward, None, 0.0),
+        (
+            Cell::Gru,
+            2,
+            Direction::Bidirectional,
+            Some(&[9, 0, 4][..]),
+            0.0,
+        ),
+        (Cell::RnnTanh, 3, Direction::Reverse, None, 0.3),
+    ] {
+        check(Case {
+            cell,
+            batch_first: true,
+            num_layers,
+            direction,
+            lengths,
+            dropout,
+            elements: [ElementType::F16, ElementType::F32],
+            ..SMALL
+        });
+    }
+    check(Case {
+        batch_first: true,
+        seq_len: 0,
+        ..SMALL
+    });
+}
+
+#[test]
+fn halves_are_widened_and_summed_in_f32() {
+    let [f32, f16, bf16] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+    for (elements, cell) in [
+        ([f16, f16], Cell::Lstm),
+        ([bf16, bf16], Cell::Gru),
+        ([f16, f32], Cell::RnnTanh),
+        ([f32, bf16], Cell::Lstm),
+    ] {
+        let peephole = cell == Cell::Lstm;
+        check(Case {
+            cell,
+            elements,
+            num_layers: 2,
+            direction: Direction::Bidirectional,
+            proj_size: peephole.then_some(5),
+            peephole,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
 fn dropout_lies_between_the_layers() {
     for (cell, num_layers, direction, proj_size) in [
         (Cell::Gru, 2, Direction::Bidirectional, None),
@@ -324,6 +377,7 @@ fn chunks_of_steps_give_the_same_bits() {
         let case = Case {
             seq_len: 50,
             direction,
+            elements: [ElementType::F16, ElementType::F32],
             num_layers: 2,
             dropout: 0.4,
             ..SMALL

@@ -18,11 +18,12 @@ fn label(form: &Form) -> String {
     format!("{} {} {:?}", form.kernel.name, form.variant, form.constants)
 }
 
-/// As wgpu allows them to a device that can run the variant.
+/// As wgpu allows them to a device that can run the variant; pairs of halves may be unpacked everywhere.
 fn abilities(form: &Form) -> Abilities {
+    let halves = Abilities::SHADER_FLOAT16_IN_FLOAT32;
     match form.variant {
-        Variant::Portable => Abilities::empty(),
-        _ => Abilities::SUBGROUP,
+        Variant::Portable => halves,
+        _ => halves | Abilities::SUBGROUP,
     }
 }
 

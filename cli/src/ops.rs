@@ -159,7 +159,7 @@ impl RunOp {
     pub fn problem(&self, tensors: &Tensors) -> Result<Box<dyn Problem>> {
         match self {
             Self::Attention(op) => attention::from_tensors(&op.common, &op.options, tensors),
-            Self::AdditiveAttention(_) => Err(Error::not_yet("additive-attention")),
+            Self::AdditiveAttention(op) => additive::from_tensors(&op.common, &op.options, tensors),
             Self::Rnn(op) => recurrent_problem(Op::Rnn, op, tensors),
             Self::Lstm(op) => recurrent_problem(Op::Lstm, op, tensors),
             Self::Gru(op) => recurrent_problem(Op::Gru, op, tensors),
@@ -190,6 +190,8 @@ fn min_recurrent_problem(
 pub enum BenchOp {
     /// Scaled dot-product attention
     Attention(With<BenchCommon, attention::BenchOptions>),
+    /// Additive attention
+    AdditiveAttention(With<BenchCommon, additive::BenchOptions>),
     /// Elman RNN
     Rnn(With<BenchCommon, recurrent::BenchOptions>),
     /// LSTM
@@ -208,6 +210,7 @@ impl BenchOp {
     pub fn common(&self) -> &BenchCommon {
         match self {
             Self::Attention(op) => &op.common,
+            Self::AdditiveAttention(op) => &op.common,
             Self::Rnn(op) | Self::Lstm(op) | Self::Gru(op) => &op.common,
             Self::Mingru(op) | Self::Minlstm(op) => &op.common,
             Self::Scan(op) => &op.common,
@@ -218,6 +221,7 @@ impl BenchOp {
     pub fn problems(&self) -> Result<Vec<Box<dyn Problem>>> {
         match self {
             Self::Attention(op) => attention::grid(&op.common, &op.options),
+            Self::AdditiveAttention(op) => additive::grid(&op.common, &op.options),
             Self::Rnn(op) => recurrent::grid(Op::Rnn, &op.common, &op.options),
             Self::Lstm(op) => recurrent::grid(Op::Lstm, &op.common, &op.options),
             Self::Gru(op) => recurrent::grid(Op::Gru, &op.common, &op.options),
@@ -238,6 +242,7 @@ pub struct Case {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = attention::cases();
+    cases.extend(additive::cases());
     cases.extend(recurrent::cases());
     cases.extend(min_recurrent::cases());
     cases.extend(scan::cases());
@@ -247,6 +252,7 @@ pub fn cases() -> Vec<Case> {
 /// Shapes of every day, for `info` to say what they run with.
 pub fn showcase() -> Vec<Box<dyn Problem>> {
     let mut problems = attention::showcase();
+    problems.extend(additive::showcase());
     problems.extend(recurrent::showcase());
     problems.extend(min_recurrent::showcase());
     problems.extend(scan::showcase());

@@ -1,11 +1,12 @@
 //! Which variant, chunks and grids a call of attention runs with.
 
-use super::gathered::Gathered;
-use super::problem::{Params, Problem};
+use super::gathered::{Blocks, Gathered};
+use super::merge;
+use super::problem::{Params, Problem, WRITE_LOG_SUM_EXP};
 use super::tensors::{Chunk, Tensors};
 use super::tile::Tile;
 use super::{AttentionConfig, AttentionGiven, AttentionShape, Causal};
-use crate::kernel::{Dispatch, Operand, fold_grid};
+use crate::kernel::{Constant, Dispatch, Operand, fold_grid};
 use crate::plan::check_elements;
 use crate::{Capabilities, Error, Plan, Variant};
 
@@ -33,7 +34,10 @@ impl AttentionConfig {
         tensors.check(&shape)?;
 
         let tile = Tile::choose(capabilities, variant, self.head_dim, self.value_dim());
-        let blocks = self.mask.then(|| tile.blocks());
+        let chunks = tensors.chunks(&shape, &[], capabilities.storage_binding_size)?;
+        let split = Split::choose(capabilities, tile, self, &shape, chunks.len());
+        // the rows of a folded tile belong to several heads, each with blocks of its own
+        let blocks = (self.mask && !split.folded).then(|| tile.blocks());
         let gathered = Gathered::new(self, &shape, given, blocks);
         gathered.check(capabilities)?;
         let mut dispatches = Vec::new();
@@ -50,16 +54,21 @@ impl AttentionConfig {
                 problem,
                 variant,
                 tile,
+                blocks,
+                split,
             };
-            for chunk in tensors.chunks(&shape, &[], capabilities.storage_binding_size)? {
-                dispatches.push(planner.dispatch(&chunk)?);
+            for chunk in &chunks {
+                dispatches.push(planner.dispatch(chunk)?);
+            }
+            if split.count > 1 {
+                dispatches.push(planner.merge());
             }
         }
         Ok(Plan {
             variant,
-            describe: tile.describe(),
+            describe: split.describe(tile),
             dispatches,
-            scratch_size: 4 * gathered.len,
+            scratch_size: 4 * (gathered.len + split.words(self, &shape)),
             flops: self.flops(&shape),
             bytes: self.bytes(&shape),
         })
@@ -187,11 +196,105 @@ fn pairs_up_to(bound: i64, q_len: i64, kv_len: i64) -> f64 {
     partly + (q_len - full) as f64 * kv_len as f64
 }
 
+/// How few query rows against many keys are spread over a device: query heads that share keys are rows of one
+/// tile, so that keys are read once, and the keys are split, so that there are enough workgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Split {
+    folded: bool,
+    count: u32,
+    /// Of each split.
+    keys: u32,
+}
+
+impl Split {
+    /// The fewest keys that are worth a workgroup of their own.
+    const FEWEST_KEYS: u32 = 256;
+
+    fn choose(
+        capabilities: &Capabilities,
+        tile: Tile,
+        config: &AttentionConfig,
+        shape: &AttentionShape,
+        num_chunks: usize,
+    ) -> Self {
+        let none = Self {
+            folded: false,
+            count: 1,
+            keys: 1 << 30,
+        };
+        if shape.packed.is_some() || num_chunks != 1 || shape.q_len == 0 {
+            return none;
+        }
+        let group = shape.group_size();
+        let folded =
+            group > 1 && u64::from(shape.q_len) * u64::from(group) <= tile.queries().into();
+        let heads = if folded {
+            shape.num_kv_heads
+        } else {
+            shape.num_heads
+        };
+        if shape.q_len > tile.queries() {
+            return none;
+        }
+        let groups = u64::from(heads) * u64::from(shape.batch);
+        // two workgroups for each core of a CPU, and of a large GPU
+        let wanted = if capabilities.cpu { 8 } else { 256 };
+        let most = u64::from(shape.kv_len / Self::FEWEST_KEYS).max(1);
+        let count = (wanted / groups.max(1)).clamp(1, most) as u32;
+        let own = tile.blocks().keys;
+        let keys = shape.kv_len.div_ceil(count).max(1).next_multiple_of(own);
+        let count = shape.kv_len.div_ceil(keys).max(1);
+        let rows = u64::from(shape.batch) * u64::from(shape.num_heads) * u64::from(shape.q_len);
+        let partial = rows * u64::from(config.value_dim() + 1) * u64::from(count);
+        if 4 * partial > capabilities.storage_binding_size.min(1 << 31) {
+            return Self { folded, ..none };
+        }
+        match count {
+            1 => Self { folded, ..none },
+            _ => Self {
+                folded,
+                count,
+                keys,
+            },
+        }
+    }
+
+    fn rows(shape: &AttentionShape) -> u64 {
+        u64::from(shape.batch) * u64::from(shape.num_heads) * u64::from(shape.q_len)
+    }
+
+    /// Words of the partial outputs, which come first, and of all partial results.
+    fn outputs(self, config: &AttentionConfig, shape: &AttentionShape) -> u64 {
+        let outputs = Self::rows(shape) * u64::from(config.value_dim()) * u64::from(self.count);
+        outputs.next_multiple_of(64)
+    }
+
+    fn words(self, config: &AttentionConfig, shape: &AttentionShape) -> u64 {
+        match self.count {
+            1 => 0,
+            count => {
+                let sums = Self::rows(shape) * u64::from(count);
+                (self.outputs(config, shape) + sums).next_multiple_of(64)
+            }
+        }
+    }
+
+    fn describe(self, tile: Tile) -> String {
+        let heads = if self.folded { ", heads folded" } else { "" };
+        match self.count {
+            1 => format!("{}{heads}", tile.describe()),
+            count => format!("{}{heads}, {count} splits", tile.describe()),
+        }
+    }
+}
+
 /// What the dispatches of a call depend on.
 struct Planner<'a> {
     problem: Problem<'a>,
     variant: Variant,
     tile: Tile,
+    blocks: Option<Blocks>,
+    split: Split,
 }
 
 impl Planner<'_> {
@@ -201,38 +304,37 @@ impl Planner<'_> {
             problem,
             variant,
             tile,
+            blocks,
+            split,
         } = self;
         let Problem {
             config,
             shape,
-            given,
-            tensors,
             gathered,
+            ..
         } = *problem;
         let heads = problem.heads(chunk);
         let (params, inputs) = problem.params(chunk);
-        let (output, output_first) = tensors.output.operand(&chunk.0, &heads);
-        let (log_sum_exp, log_sum_exp_first) = match given.log_sum_exp {
-            true => tensors.log_sum_exp.operand(&chunk.0, &heads),
-            false => (Operand::Unused, 0),
+        let (num_tiles, tile_heads) = match split.folded {
+            true => (1, chunk.1.end - chunk.1.start),
+            false => (
+                shape.q_len.div_ceil(tile.queries()),
+                heads.end - heads.start,
+            ),
         };
-        let num_tiles = shape.q_len.div_ceil(tile.queries());
         let batches = chunk.0.end - chunk.0.start;
-        let num_groups = groups(u64::from(num_tiles) * (heads.end - heads.start), batches)?;
+        let each = u64::from(num_tiles) * u64::from(split.count);
+        let num_groups = groups(each * tile_heads, batches)?;
+        let (params, [output, log_sum_exp]) = self.results(chunk, params);
         let params = Params {
             num_tiles,
+            num_splits: split.count,
+            split_keys: split.keys,
             num_groups,
-            output_first,
-            output_batch: tensors.output.batch as u32,
-            output_head: tensors.output.head as u32,
-            output_token: tensors.output.token as u32,
-            log_sum_exp_first,
-            log_sum_exp_batch: tensors.log_sum_exp.batch as u32,
-            log_sum_exp_head: tensors.log_sum_exp.head as u32,
             ..params
         };
-        let mut constants = problem.constants(*variant, config.mask.then(|| tile.blocks()));
-        constants.push(("FOLDED", crate::kernel::Constant::Bool(false)));
+        let mut constants = problem.constants(*variant, *blocks);
+        constants.push(("FOLDED", Constant::Bool(split.folded)));
         constants.extend(tile.constants(config.value_dim()));
         Ok(Dispatch {
             kernel: tile.kernel(*variant, config.element),
@@ -250,6 +352,123 @@ impl Planner<'_> {
             grid: fold_grid(num_groups.into()),
             steps: 1,
         })
+    }
+}
+
+impl Planner<'_> {
+    /// Where a dispatch writes: to the tensors of the call, or partial results to scratch.
+    fn results(&self, chunk: &Chunk, params: Params) -> (Params, [Operand; 2]) {
+        let Problem {
+            config,
+            shape,
+            given,
+            tensors,
+            ..
+        } = self.problem;
+        let heads = self.problem.heads(chunk);
+        if self.split.count > 1 {
+            let rows = Split::rows(shape);
+            let head = u64::from(shape.q_len) * u64::from(config.value_dim());
+            let params = Params {
+                flags: params.flags | WRITE_LOG_SUM_EXP,
+                output_batch: (head * u64::from(shape.num_heads)) as u32,
+                output_head: head as u32,
+                output_token: config.value_dim(),
+                output_split: (rows * u64::from(config.value_dim())) as u32,
+                log_sum_exp_batch: shape.num_heads * shape.q_len,
+                log_sum_exp_head: shape.q_len,
+                log_sum_exp_split: rows as u32,
+                ..params
+            };
+            let [(output, output_first), (sums, log_sum_exp_first)] = self.partial_results();
+            let params = Params {
+                output_first,
+                log_sum_exp_first,
+                ..params
+            };
+            return (params, [output, sums]);
+        }
+        let (output, output_first) = tensors.output.operand(&chunk.0, &heads);
+        let (log_sum_exp, log_sum_exp_first) = match given.log_sum_exp {
+            true => tensors.log_sum_exp.operand(&chunk.0, &heads),
+            false => (Operand::Unused, 0),
+        };
+        let params = Params {
+            output_first,
+            output_batch: tensors.output.batch as u32,
+            output_head: tensors.output.head as u32,
+            output_token: tensors.output.token as u32,
+            log_sum_exp_first,
+            log_sum_exp_batch: tensors.log_sum_exp.batch as u32,
+            log_sum_exp_head: tensors.log_sum_exp.head as u32,
+            ..params
+        };
+        (params, [output, log_sum_exp])
+    }
+
+    /// Partial outputs and partial log_sum_exps in scratch.
+    fn partial_results(&self) -> [(Operand, u32); 2] {
+        let Problem {
+            config,
+            shape,
+            gathered,
+            ..
+        } = self.problem;
+        let first = gathered.len;
+        let sums = first + self.split.outputs(config, shape);
+        let end = first + self.split.words(config, shape);
+        [
+            Operand::elements("scratch", first..sums),
+            Operand::elements("scratch", sums..end),
+        ]
+    }
+
+    /// The splits of the only chunk, in their order.
+    fn merge(&self) -> Dispatch {
+        let Problem {
+            config,
+            shape,
+            given,
+            tensors,
+            ..
+        } = self.problem;
+        let all: Chunk = (0..shape.batch.into(), 0..shape.num_heads.into());
+        let (output, output_first) = tensors.output.operand(&all.0, &all.1);
+        let (log_sum_exp, log_sum_exp_first) = match given.log_sum_exp {
+            true => tensors.log_sum_exp.operand(&all.0, &all.1),
+            false => (Operand::Unused, 0),
+        };
+        let [(parts, parts_first), (sums, parts_log_sum_exp_first)] = self.partial_results();
+        let rows = Split::rows(shape);
+        let params = merge::Params {
+            num_rows: rows as u32,
+            num_elements: (rows * u64::from(config.value_dim())) as u32,
+            num_heads: shape.num_heads,
+            q_len: shape.q_len,
+            parts_first,
+            parts_log_sum_exp_first,
+            output_first,
+            output_batch: tensors.output.batch as u32,
+            output_head: tensors.output.head as u32,
+            output_token: tensors.output.token as u32,
+            log_sum_exp_first,
+            write_log_sum_exp: given.log_sum_exp.into(),
+        };
+        let operands = vec![
+            parts,
+            sums,
+            Operand::Unused,
+            Operand::Unused,
+            output,
+            log_sum_exp,
+        ];
+        merge::dispatch(
+            &params,
+            config.value_dim(),
+            self.split.count,
+            false,
+            operands,
+        )
     }
 }
 

@@ -99,7 +99,7 @@ params! {
 const HAS_LENGTHS: u32 = 1;
 const IS_PACKED: u32 = 2;
 const BOTTOM_RIGHT: u32 = 4;
-const WRITE_LOG_SUM_EXP: u32 = 8;
+pub(super) const WRITE_LOG_SUM_EXP: u32 = 8;
 const HAS_SINKS: u32 = 16;
 
 /// Beyond it ALiBi's distances are not exact in f32 anyway.
@@ -272,6 +272,7 @@ impl Problem<'_> {
     ) -> Constants {
         let config = self.config;
         let [above, below] = config.bounded();
+        let is_bias = |element| Constant::Bool(config.bias == Some(element));
         let (rows, keys) = blocks.map_or((1, 1), |blocks| (blocks.rows, blocks.keys));
         let from_device = self.given.kv_lengths || self.shape.packed.is_some();
         vec![
@@ -282,14 +283,8 @@ impl Problem<'_> {
             ("SOFTCAP", Constant::Bool(config.softcap.is_some())),
             ("DROPOUT", Constant::Bool(config.dropout.is_some())),
             ("BIAS", Constant::Bool(config.bias.is_some())),
-            (
-                "BIAS_HALF",
-                Constant::U32(match config.bias {
-                    Some(ElementType::F16) => 1,
-                    Some(ElementType::Bf16) => 2,
-                    _ => 0,
-                }),
-            ),
+            ("BIAS_F16", is_bias(ElementType::F16)),
+            ("BIAS_BF16", is_bias(ElementType::Bf16)),
             ("MASK", Constant::Bool(config.mask)),
             ("ALIBI", Constant::Bool(config.alibi)),
             ("PAGED", Constant::Bool(self.shape.paged.is_some())),

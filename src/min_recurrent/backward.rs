@@ -312,6 +312,7 @@ impl Planner<'_> {
             ..Default::default()
         };
         let product = Product {
+            fold: None,
             config: gemm,
             shape: GemmShape::new(&gemm, rows, input_size, tokens),
             a: grad_gates.clone(),
@@ -347,6 +348,7 @@ impl Planner<'_> {
         let gemm = GemmConfig::default();
         let tokens = segment.times.len() as u32 * self.shape.batch;
         let product = Product {
+            fold: None,
             config: gemm,
             shape: GemmShape::new(&gemm, tokens, input_size, config.gate_rows() as u32),
             a: grad_gates.clone(),

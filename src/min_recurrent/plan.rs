@@ -248,7 +248,7 @@ impl Planner<'_> {
         match (behind, reserve) {
             (0, _) => ("output", 0),
             (_, true) => self.reserved_output(layer),
-            (_, false) if behind % 2 == 0 => ("output", 0),
+            (_, false) if behind.is_multiple_of(2) => ("output", 0),
             (_, false) => ("scratch", scratch.layer_output),
         }
     }
@@ -363,6 +363,7 @@ impl Planner<'_> {
         };
         let rows = segment.times.len() as u32 * self.shape.batch;
         let product = Product {
+            fold: None,
             config: gemm,
             shape: GemmShape::new(&gemm, rows, config.gate_rows() as u32, input_size),
             a: self.times(input, input_size.into(), &segment.times),

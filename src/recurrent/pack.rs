@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::{Cell, Recurrent, RecurrentConfig};
-use crate::Error;
 use crate::kernel::{Access, COMMON, Constant, Dispatch, Kernel, Operand, fold_grid, params};
+use crate::{ElementType, Error};
 
 params! {
     struct Params {
@@ -21,24 +21,30 @@ params! {
     }
 }
 
-const PACK: Kernel = Kernel {
-    name: "recurrent_pack",
-    enables: &[],
-    parts: Cow::Borrowed(&[COMMON, include_str!("../../shaders/recurrent_pack.wgsl")]),
-    params: Params::FIELDS,
-    storage: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-    ],
-    stepped: false,
-};
+fn kernel(element: ElementType) -> Kernel {
+    Kernel {
+        name: "recurrent_pack",
+        enables: &[],
+        parts: Cow::Owned(vec![
+            COMMON,
+            element.part(),
+            include_str!("../../shaders/recurrent_pack.wgsl"),
+        ]),
+        params: Params::FIELDS,
+        storage: &[
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Write,
+        ],
+        stepped: false,
+    }
+}
 
-/// The weights of one direction of one layer, f32, in PyTorch's layout.
+/// The weights of one direction of one layer, in PyTorch's layout, stored as [`RecurrentConfig::weights`] says.
 #[derive(Debug, Clone, Copy)]
 pub struct RecurrentWeights<'a> {
     /// `[num_gates * hidden_size, input_size of the layer]`
@@ -164,11 +170,11 @@ impl RecurrentConfig {
             has_bias: has_bias.into(),
         };
         let optional = |name, given: bool, elements: u64| match given {
-            true => Operand::whole(name, 4 * elements),
+            true => Operand::typed(name, 0..elements, self.weights).0,
             false => Operand::Unused,
         };
         Dispatch {
-            kernel: PACK,
+            kernel: kernel(self.weights),
             constants: vec![
                 ("NUM_GATES", Constant::U32(self.cell.num_gates())),
                 ("NUM_UNIT_WEIGHTS", Constant::U32(self.num_unit_weights())),
@@ -177,8 +183,8 @@ impl RecurrentConfig {
             ],
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![
-                Operand::whole("weight_ih", 4 * gate_rows * u64::from(input_size)),
-                Operand::whole("weight_hh", 4 * gate_rows * u64::from(self.state_size())),
+                optional("weight_ih", true, gate_rows * u64::from(input_size)),
+                optional("weight_hh", true, gate_rows * u64::from(self.state_size())),
                 optional("bias_ih", has_bias, gate_rows),
                 optional("bias_hh", has_bias, gate_rows),
                 optional("peephole", self.peephole, 3 * u64::from(self.hidden_size)),

@@ -5,7 +5,7 @@ use super::steps::Planner;
 use super::tile::Tile;
 use super::{Cell, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::plan::{check_dispatches, check_elements};
-use crate::{Capabilities, Error, Plan, Variant};
+use crate::{Capabilities, ElementType, Error, Plan, Variant};
 
 /// The most bytes of gates_x that are computed ahead of the steps that use them.
 const CHUNK_SIZE: u64 = 64 << 20;
@@ -14,9 +14,19 @@ const CHUNK_SIZE: u64 = 64 << 20;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scratch {
     pub gates: u64,
-    /// end of the gates of a chunk, start of the output of inner layers
+    /// end of the gates of a chunk, start of what the workgroups of a persistent tier hand to each other
+    pub exchange: u64,
+    /// end of all that, start of the output of inner layers
     pub layer_output: u64,
     len: u64,
+}
+
+impl Scratch {
+    /// Makes room for what the workgroups of a persistent tier hand to each other.
+    fn insert(&mut self, exchange: u64) {
+        self.layer_output += exchange;
+        self.len += exchange;
+    }
 }
 
 /// What a call leaves for the backward pass, in elements. Of each layer: the chunks, each laid out as scratch is, up
@@ -82,7 +92,26 @@ impl RecurrentConfig {
         } else {
             (None, resident)
         };
-        before.into_iter().chain([Tier::Stepped]).chain(behind)
+        // a step of it waits for memory twice where a stepped one waits for a dispatch
+        let persistent = Tile::persistent(capabilities, self, batch)
+            .filter(|tile| {
+                self.persistent_groups(*tile, batch) <= capabilities.concurrent_workgroups
+            })
+            .map(|_| Tier::Persistent);
+        before
+            .into_iter()
+            .chain(persistent)
+            .chain([Tier::Stepped])
+            .chain(behind)
+    }
+
+    /// Workgroups that a persistent tier needs to run at the same time.
+    fn persistent_groups(&self, tile: Tile, batch: u32) -> u32 {
+        let Tile::Persistent { units, .. } = tile else {
+            return u32::MAX;
+        };
+        let groups = self.hidden_size.div_ceil(units) * self.direction.count();
+        groups.saturating_mul(batch.div_ceil(tile.batch()))
     }
 
     /// How a call runs on a device with `capabilities`.
@@ -96,13 +125,21 @@ impl RecurrentConfig {
         given: Given,
     ) -> Result<Plan, Error> {
         self.check(shape, &given)?;
+        self.check_batch_first(capabilities, shape)?;
         if given.reserve {
             self.check_reserve(shape)?;
         }
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
-        let tile = self.choose_tile(capabilities, shape.batch)?;
-        let chunk_steps = self.chunk_steps(capabilities, shape, given.reserve);
-        let scratch = self.scratch(shape, chunk_steps, given.reserve);
+        let tile = self.choose_tile(capabilities, shape.batch, given.reserve)?;
+        let mut chunk_steps = self.chunk_steps(capabilities, shape, given.reserve);
+        if tile.tier() == Tier::Persistent {
+            // there is as much again to be handed on, at most
+            chunk_steps = chunk_steps.div_ceil(2);
+        }
+        let mut scratch = self.scratch(shape, chunk_steps, given.reserve);
+        if tile.tier() == Tier::Persistent {
+            scratch.insert(self.exchange_len(shape, tile.batch(), chunk_steps));
+        }
         let reserve = given.reserve.then(|| self.reserve(shape, chunk_steps));
         let planner = Planner {
             config: self,
@@ -130,8 +167,31 @@ impl RecurrentConfig {
             scratch_size: if given.reserve { 0 } else { 4 * scratch.len },
             flops: self.flops(shape),
             bytes: 4.0 * self.packed_start(self.num_layers, 0) as f64
-                + 4.0 * rows * (f64::from(self.input_size) + width),
+                + self.element.size() as f64 * rows * f64::from(self.input_size)
+                + 4.0 * rows * width,
         })
+    }
+
+    /// Where the batch comes first, the tensors are bound as a whole: the steps of a chunk lie all over them.
+    fn check_batch_first(
+        &self,
+        capabilities: &Capabilities,
+        shape: RecurrentShape,
+    ) -> Result<(), Error> {
+        let tokens = u64::from(shape.seq_len) * u64::from(shape.batch);
+        let width = u64::from(self.direction.count()) * u64::from(self.state_size());
+        let input = u64::from(self.input_size) * self.element.size();
+        let needed = tokens.saturating_mul(input.max(4 * width));
+        // 256 for an aligned start
+        let allowed = capabilities.storage_binding_size.min(1 << 31) - 256;
+        if self.batch_first && needed > allowed {
+            return Err(Error::Limit {
+                limit: "max_storage_buffer_binding_size",
+                needed,
+                allowed,
+            });
+        }
+        Ok(())
     }
 
     pub(super) fn check(&self, shape: RecurrentShape, given: &Given) -> Result<(), Error> {
@@ -150,6 +210,19 @@ impl RecurrentConfig {
         {
             let expected = format!("1 to hidden_size = {}", self.hidden_size);
             return Err(Error::shape("proj_size", size, expected));
+        }
+        let halves = [self.element, self.weights] != [ElementType::F32; 2];
+        if self.batch_first && self.gradients {
+            return Err(Error::Operand {
+                name: "batch_first",
+                problem: "gradients are of tensors whose time comes first",
+            });
+        }
+        if halves && self.gradients {
+            return Err(Error::Operand {
+                name: "element",
+                problem: "gradients are of f32 inputs and weights",
+            });
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::Operand {
@@ -199,13 +272,28 @@ impl RecurrentConfig {
         2.0 * rows * units * factors
     }
 
-    fn choose_tile(&self, capabilities: &Capabilities, batch: u32) -> Result<Tile, Error> {
+    fn choose_tile(
+        &self,
+        capabilities: &Capabilities,
+        batch: u32,
+        save: bool,
+    ) -> Result<Tile, Error> {
         let best = || {
-            self.tiers(capabilities, batch)
-                .next()
-                .unwrap_or(Tier::Stepped)
+            let mut tiers = self.tiers(capabilities, batch);
+            let able = |tier: &Tier| !save || *tier != Tier::Persistent;
+            tiers.find(able).unwrap_or(Tier::Stepped)
         };
         match self.tier.unwrap_or_else(best) {
+            Tier::Persistent if save => Err(Error::Feature {
+                feature: "a persistent tier that leaves what a backward pass needs".into(),
+            }),
+            Tier::Persistent => {
+                Tile::persistent(capabilities, self, batch).ok_or_else(|| Error::Limit {
+                    limit: "max_compute_workgroup_storage_size",
+                    needed: 4 * u64::from(self.hidden_size) * u64::from(1 + self.cell.num_gates()),
+                    allowed: capabilities.workgroup_memory.into(),
+                })
+            }
             Tier::Stepped => Ok(Tile::stepped(capabilities, batch)),
             Tier::Resident => {
                 Tile::resident(capabilities, self, batch).ok_or_else(|| Error::Limit {
@@ -256,8 +344,8 @@ impl RecurrentConfig {
         let directions = u64::from(self.direction.count());
         let state = directions * u64::from(shape.batch) * u64::from(self.hidden_size);
         let states = match self.cell {
-            // c, and beside it what the first phase of a step leaves to the second
-            Cell::Lstm | Cell::LstmCoupled if self.proj_size.is_none() => state,
+            // c, of two steps in the persistent tier, and beside it what the first phase of a step leaves to
+            // the second
             Cell::Lstm | Cell::LstmCoupled | Cell::GruResetBefore => 2 * state,
             _ => 0,
         };
@@ -274,9 +362,20 @@ impl RecurrentConfig {
         };
         Scratch {
             gates,
+            exchange: layer_output,
             layer_output,
             len: layer_output + inner,
         }
+    }
+
+    /// Elements through which the workgroups of a persistent tier talk in a chunk: where each group of them
+    /// stopped, and what each phase of each step leaves to the next.
+    fn exchange_len(&self, shape: RecurrentShape, tile_batch: u32, chunk_steps: u32) -> u64 {
+        let directions = u64::from(self.direction.count());
+        let groups = directions * u64::from(shape.batch.div_ceil(tile_batch));
+        let phases = u64::from(chunk_steps) * u64::from(self.phases());
+        let handed = phases * u64::from(shape.batch) * u64::from(self.hidden_size);
+        groups.next_multiple_of(PART) + (directions * handed).next_multiple_of(PART)
     }
 
     /// Whether 64 bits can number the bytes of what all layers leave for the backward pass.

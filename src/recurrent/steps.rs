@@ -9,11 +9,14 @@ use super::tile::Tile;
 use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
 use crate::kernel::{Dispatch, MAX_STEPS, Operand, fold_grid, params};
-use crate::{Capabilities, Variant};
+use crate::{Capabilities, ElementType, Variant};
 
 /// The most multiply-adds of one resident workgroup in one dispatch, some tenths of a second of a slow GPU:
 /// drivers reset a device that does not answer for two seconds.
 pub(super) const RESIDENT_WORK: u64 = 1 << 32;
+
+/// Looks at a word that another workgroup is to write; each costs a GPU some tenths of a microsecond.
+const SPIN_BOUND: u32 = 1 << 16;
 
 params! {
     pub(super) struct Params {
@@ -45,6 +48,10 @@ params! {
         output_first: u32,
         activations: u32,
         row_len: u32,
+        exchange_first: u32,
+        spin_bound: u32,
+        output_time_stride: u32,
+        output_row_stride: u32,
     }
 }
 
@@ -71,7 +78,8 @@ impl Planner<'_> {
         let seq_len = self.shape.seq_len;
         if seq_len == 0 {
             // one empty step hands the initial state on
-            out.push(self.steps(layer, 0..self.config.direction.count(), &(0..1), 0..1));
+            let directions = 0..self.config.direction.count();
+            self.push_steps(layer, directions, &(0..1), 0..1, out);
         }
         for chunk in pieces(0..seq_len, chunk_steps) {
             if chunk.start > 0 && self.reserve.is_some() && self.config.cell.has_cell_state() {
@@ -82,7 +90,7 @@ impl Planner<'_> {
             }
             for directions in self.joint_directions(layer) {
                 for steps in pieces(chunk.clone(), self.steps_each()) {
-                    out.push(self.steps(layer, directions.clone(), &chunk, steps));
+                    self.push_steps(layer, directions.clone(), &chunk, steps, out);
                 }
             }
         }
@@ -97,10 +105,38 @@ impl Planner<'_> {
         }
     }
 
+    /// Some steps of a chunk; where workgroups talk, between a clean slate and what goes on if they give up.
+    fn push_steps(
+        &self,
+        layer: u32,
+        directions: Range<u32>,
+        chunk: &Range<u32>,
+        steps: Range<u32>,
+        out: &mut Vec<Dispatch>,
+    ) {
+        let Tile::Persistent { .. } = self.tile else {
+            out.push(self.steps(layer, directions, chunk, steps));
+            return;
+        };
+        let exchange = self.scratch.exchange..self.scratch.layer_output;
+        out.push(carry([None, None], [Some(("scratch", exchange)), None]));
+        let rows = u64::from(self.shape.batch.div_ceil(self.tile.batch()));
+        let groups = rows * directions.len() as u64;
+        let first = self.steps(layer, directions, chunk, steps);
+        let mut second = first.clone();
+        second.constants = self.tile.resumed().constants(self.config, false);
+        second.grid = fold_grid(groups);
+        out.extend([first, second]);
+    }
+
     /// The most entries that all layers together can have.
     pub fn num_dispatches(&self, chunk_steps: u32) -> u64 {
         let chunks = u64::from(self.shape.seq_len.div_ceil(chunk_steps));
-        let each = 2 + u64::from(chunk_steps.div_ceil(self.steps_each()));
+        let per_piece = match self.tile {
+            Tile::Persistent { .. } => 3,
+            _ => 1,
+        };
+        let each = 2 + per_piece * u64::from(chunk_steps.div_ceil(self.steps_each()));
         let layers = u64::from(self.config.num_layers * self.config.direction.count());
         layers * chunks * each
     }
@@ -121,7 +157,8 @@ impl Planner<'_> {
     fn steps_each(&self) -> u32 {
         match self.tile {
             Tile::Stepped { .. } => MAX_STEPS / self.config.phases(),
-            Tile::Resident { batch, .. } => {
+            // what gives up is carried on by one workgroup
+            Tile::Resident { batch, .. } | Tile::Persistent { batch, .. } => {
                 let hidden = u64::from(self.config.hidden_size);
                 (RESIDENT_WORK / (self.config.gates_per_step(batch) * hidden)).clamp(1, 1 << 20)
                     as u32
@@ -197,6 +234,20 @@ impl Planner<'_> {
         )
     }
 
+    /// Whether the rows of the batch come first in what a layer writes: in the caller's tensor, not in between.
+    fn rows_first(&self, layer: u32) -> bool {
+        self.config.batch_first && layer + 1 == self.config.num_layers
+    }
+
+    /// The elements of `times` of a tensor `[batch, seq_len, width]`, and all in between.
+    fn of_all_rows(&self, times: &Range<u32>, width: u64) -> Range<u64> {
+        if times.is_empty() {
+            return 0..0;
+        }
+        let before = u64::from(self.shape.batch - 1) * u64::from(self.shape.seq_len);
+        u64::from(times.start) * width..(before + u64::from(times.end)) * width
+    }
+
     fn row_len(&self) -> u32 {
         self.config.row_len(self.reserve.is_some())
     }
@@ -231,15 +282,32 @@ impl Planner<'_> {
         let output = place.start + self.scratch.gates + u64::from(direction) * gates_len;
         let gemm = GemmConfig {
             bias: true,
+            a_element: match layer {
+                0 => config.element,
+                _ => ElementType::F32,
+            },
             ..Default::default()
+        };
+        let times = self.times(direction, chunk);
+        let rows_first = config.batch_first && layer == 0;
+        let shape = GemmShape {
+            output_stride: self.row_len(),
+            ..GemmShape::new(&gemm, rows, gate_rows, input_size)
         };
         let product = Product {
             config: gemm,
-            shape: GemmShape {
-                output_stride: self.row_len(),
-                ..GemmShape::new(&gemm, rows, gate_rows, input_size)
+            shape: match rows_first {
+                true => GemmShape {
+                    a_stride: self.shape.seq_len * input_size,
+                    ..shape
+                },
+                false => shape,
             },
-            a: self.layer_input(layer, self.times(direction, chunk)),
+            fold: rows_first.then_some([self.shape.batch, input_size]),
+            a: match rows_first {
+                true => ("input", self.of_all_rows(&times, input_size.into())),
+                false => self.layer_input(layer, times),
+            },
             b: ("weights", weight_ih..weight_ih + weight_len),
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
             output: (workspace, output..output + gates_len),
@@ -269,7 +337,11 @@ impl Planner<'_> {
             false => Operand::Unused,
         };
         let times = self.touched(&directions, &steps);
-        let (name, elements) = self.layer_output(layer, times.clone());
+        let (name, mut elements) = self.layer_output(layer, times.clone());
+        if self.rows_first(layer) {
+            let width = self.output_token() / u64::from(self.shape.batch);
+            elements = self.of_all_rows(&times, width);
+        }
         let (output, output_first) = match elements.is_empty() {
             true => (Operand::Unused, 0),
             false => Operand::elements(name, elements),
@@ -294,7 +366,7 @@ impl Planner<'_> {
             grid: fold_grid(params.num_groups.into()),
             steps: match self.tile.tier() {
                 Tier::Stepped => params.num_steps * config.phases(),
-                Tier::Resident => 1,
+                Tier::Resident | Tier::Persistent => 1,
             },
         }
     }
@@ -311,7 +383,9 @@ impl Planner<'_> {
         let RecurrentShape { seq_len, batch, .. } = self.shape;
         let packed = config.packed(layer);
         let unit_tiles = match self.tile {
-            Tile::Stepped { units, .. } => config.hidden_size.div_ceil(units),
+            Tile::Stepped { units, .. } | Tile::Persistent { units, .. } => {
+                config.hidden_size.div_ceil(units)
+            }
             Tile::Resident { .. } => 1,
         };
         let batch_tiles = batch.div_ceil(self.tile.batch());
@@ -342,6 +416,10 @@ impl Planner<'_> {
             weight_hr_first: (packed.weight_hr / 4) as u32,
             activations: config.activation_bits(),
             row_len: self.row_len(),
+            exchange_first: self.scratch.exchange as u32,
+            spin_bound: config.spin_bound.unwrap_or(SPIN_BOUND),
+            output_time_stride: if self.rows_first(layer) { 1 } else { batch },
+            output_row_stride: if self.rows_first(layer) { seq_len } else { 1 },
             ..Default::default()
         }
     }

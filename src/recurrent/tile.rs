@@ -7,6 +7,12 @@ use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
 use crate::{Capabilities, Variant};
 
 const PROBLEM: &str = include_str!("../../shaders/recurrent_problem.wgsl");
+const SAVE: &str = include_str!("../../shaders/recurrent_save.wgsl");
+const MEMORY: &str = include_str!("../../shaders/recurrent_memory.wgsl");
+const MEMORY_ATOMIC: &str = include_str!("../../shaders/recurrent_memory_atomic.wgsl");
+const EXCHANGE: &str = include_str!("../../shaders/recurrent_exchange.wgsl");
+const PERSISTENT_SUMS: &str = include_str!("../../shaders/recurrent_persistent_sums.wgsl");
+const PERSISTENT: &str = include_str!("../../shaders/recurrent_persistent.wgsl");
 const STEPPED: &str = include_str!("../../shaders/recurrent_stepped.wgsl");
 const RESIDENT: &str = include_str!("../../shaders/recurrent_resident.wgsl");
 const CELL_RNN: &str = include_str!("../../shaders/recurrent_cell_rnn.wgsl");
@@ -34,6 +40,15 @@ pub(super) enum Tile {
         rows: u32,
         batch: u32,
         registers: bool,
+    },
+    /// `recurrent_persistent.wgsl`: as stepped, through all steps; an invocation holds `held` vectors of the
+    /// weights of each gate, if any.
+    Persistent {
+        units: u32,
+        split: u32,
+        batch: u32,
+        held: u32,
+        resume: bool,
     },
 }
 
@@ -88,9 +103,65 @@ impl Tile {
         })
     }
 
+    /// `None` if the state of a row does not fit the workgroup memory.
+    pub fn persistent(
+        capabilities: &Capabilities,
+        config: &RecurrentConfig,
+        batch: u32,
+    ) -> Option<Self> {
+        /// Weights that an invocation of 256 keeps in its registers.
+        const MOST_WEIGHTS: u32 = 128;
+        let gates = config.cell.num_gates();
+        let vectors = config.hidden_size.div_ceil(4);
+        let held = |split: u32| config.state_size().div_ceil(4).div_ceil(split);
+        let fits = |split: u32| held(split) <= MOST_WEIGHTS / (4 * gates);
+        // few workgroups, as long as their weights stay in registers
+        let shapes = match capabilities.cpu {
+            true => &[(32, 1)][..],
+            false => &[(32, 8), (16, 16), (8, 32)],
+        };
+        let best = shapes.iter().copied().find(|&(_, split)| fits(split));
+        let (units, split) = best.unwrap_or(shapes[shapes.len() / 2]);
+        let most = capabilities.workgroup_memory.saturating_sub(64) / 16;
+        let each = u64::from(vectors) + u64::from(units * split * gates / 4 + 1);
+        let room = |batch: u32| u64::from(batch) * each <= u64::from(most);
+        let batch = [4, 2, 1]
+            .into_iter()
+            .find(|&each| each <= batch.max(1) && room(each))?;
+        let held = if fits(split) { held(split) } else { 0 };
+        (units * split <= capabilities.workgroup_invocations).then_some(Self::Persistent {
+            units,
+            split,
+            batch,
+            held,
+            resume: false,
+        })
+    }
+
+    /// The same for the dispatch that goes on where workgroups gave up.
+    pub fn resumed(self) -> Self {
+        match self {
+            Self::Persistent {
+                units,
+                split,
+                batch,
+                ..
+            } => Self::Persistent {
+                units,
+                split,
+                batch,
+                held: 0,
+                resume: true,
+            },
+            other => other,
+        }
+    }
+
     pub fn batch(self) -> u32 {
         match self {
-            Self::Stepped { batch, .. } | Self::Resident { batch, .. } => batch,
+            Self::Stepped { batch, .. }
+            | Self::Resident { batch, .. }
+            | Self::Persistent { batch, .. } => batch,
         }
     }
 
@@ -98,6 +169,7 @@ impl Tile {
         match self {
             Self::Stepped { .. } => Tier::Stepped,
             Self::Resident { .. } => Tier::Resident,
+            Self::Persistent { .. } => Tier::Persistent,
         }
     }
 
@@ -120,6 +192,12 @@ impl Tile {
                 };
                 format!("resident, weights {weights}, {batch} rows per workgroup")
             }
+            Self::Persistent {
+                units, batch, held, ..
+            } => {
+                let weights = if held > 0 { "in registers" } else { "streamed" };
+                format!("persistent, {units} units x {batch} rows per workgroup, weights {weights}")
+            }
         }
     }
 
@@ -134,18 +212,22 @@ impl Tile {
             };
             (@ $($part:ident),*) => {
                 match self {
-                    Self::Stepped { .. } => &[COMMON, PROBLEM, $($part,)* STEPPED],
+                    Self::Stepped { .. } => &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* STEPPED],
+                    Self::Persistent { .. } => &[
+                        COMMON, MEMORY_ATOMIC, PROBLEM, $($part,)* EXCHANGE, PERSISTENT_SUMS,
+                        PERSISTENT,
+                    ],
                     Self::Resident { registers: true, .. } => match variant {
                         Variant::Subgroup => {
-                            &[COMMON, PROBLEM, $($part,)* HIDDEN_SUBGROUP, REGISTERS, RESIDENT]
+                            &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* HIDDEN_SUBGROUP, REGISTERS, RESIDENT]
                         }
-                        _ => &[COMMON, PROBLEM, $($part,)* HIDDEN_WORKGROUP, REGISTERS, RESIDENT],
+                        _ => &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* HIDDEN_WORKGROUP, REGISTERS, RESIDENT],
                     },
                     Self::Resident { registers: false, .. } => match variant {
                         Variant::Subgroup => {
-                            &[COMMON, PROBLEM, $($part,)* HIDDEN_SUBGROUP, STREAMED, RESIDENT]
+                            &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* HIDDEN_SUBGROUP, STREAMED, RESIDENT]
                         }
-                        _ => &[COMMON, PROBLEM, $($part,)* HIDDEN_WORKGROUP, STREAMED, RESIDENT],
+                        _ => &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* HIDDEN_WORKGROUP, STREAMED, RESIDENT],
                     },
                 }
             };
@@ -156,12 +238,11 @@ impl Tile {
             Cell::Gru => parts!(CELL_GRU, NO_RESET),
             Cell::GruResetBefore => parts!(CELL_GRU_RESET_BEFORE),
         };
-        let stepped = self.tier() == Tier::Stepped;
         Kernel {
-            name: if stepped {
-                "recurrent_stepped"
-            } else {
-                "recurrent_resident"
+            name: match self {
+                Self::Stepped { .. } => "recurrent_stepped",
+                Self::Resident { .. } => "recurrent_resident",
+                Self::Persistent { .. } => "recurrent_persistent",
             },
             enables: &[],
             parts: Cow::Borrowed(parts),
@@ -176,7 +257,7 @@ impl Tile {
                 Access::Write,
                 Access::Write,
             ],
-            stepped,
+            stepped: self.tier() == Tier::Stepped,
         }
     }
 
@@ -200,6 +281,20 @@ impl Tile {
                 ("UNITS", Constant::U32(units)),
                 ("SPLIT", Constant::U32(split)),
                 ("K_VECTORS", Constant::U32(32)),
+            ]),
+            Self::Persistent {
+                units,
+                split,
+                held,
+                resume,
+                ..
+            } => constants.extend([
+                ("UNITS", Constant::U32(units)),
+                ("SPLIT", Constant::U32(split)),
+                ("K_VECTORS", Constant::U32(config.hidden_size.div_ceil(4))),
+                ("HELD", Constant::Bool(held > 0)),
+                ("VECTORS", Constant::U32(held.max(1))),
+                ("RESUME", Constant::Bool(resume)),
             ]),
             Self::Resident {
                 threads,

@@ -1,6 +1,9 @@
 //! The meaning of [`Recurrent`](crate::Recurrent): a sweep over time, and one function per cell.
 
 mod backward;
+mod self_check;
+
+pub use self_check::{Mistake, SelfCheck, self_check};
 
 pub use backward::{Gradients, Upstream, recurrent_backward};
 

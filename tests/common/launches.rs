@@ -3,24 +3,28 @@
 use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
-use gatefold::{AttentionConfig, AttentionGiven, AttentionShape, Causal, GemmConfig, GemmShape};
+use gatefold::{AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape};
+use gatefold::{AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Causal};
 use gatefold::{
     Candidate, MinCell, MinRecurrentBackwardGiven, MinRecurrentConfig, MinRecurrentGiven,
     MinRecurrentShape,
 };
 use gatefold::{Capabilities, Plan, Variant};
 use gatefold::{Cell, Direction, Given, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape};
+use gatefold::{Chosen, ElementType, GemmConfig, GemmShape, Tier};
 use gatefold::{ScanBackwardGiven, ScanConfig, ScanGiven, ScanShape};
 
 /// What each operation runs on a device: one line per operation.
 const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
+    additive_attention,
     attention,
     gemm,
     recurrent,
+    recurrent_probe,
     gradient_clip,
-    peak,
     scan,
     min_recurrent,
+    peak,
 ];
 
 type Launch = (Variant, Dispatch);
@@ -31,8 +35,34 @@ fn launches(plan: Plan) -> impl Iterator<Item = Launch> {
         .map(move |dispatch| (plan.variant, dispatch))
 }
 
+fn additive_attention(device: &Capabilities) -> Vec<Launch> {
+    let plain = AdditiveAttentionShape::new(2, 65, 129);
+    let masked = plain.with_mask(AdditiveAttentionMask::FULL);
+    let mut all = Vec::new();
+    let f32 = ElementType::F32;
+    for (value_dim, element, shape) in [
+        (1, f32, plain),
+        (20, f32, plain),
+        (20, ElementType::F16, masked.with_kv_lengths()),
+        (300, f32, masked),
+        (300, ElementType::Bf16, plain.with_kv_lengths()),
+    ] {
+        for variant in AdditiveAttentionConfig::default().variants(device) {
+            let config = AdditiveAttentionConfig {
+                value_dim: Some(value_dim),
+                element,
+                variant: Some(variant),
+                ..Default::default()
+            };
+            all.extend(launches(config.plan(device, shape, true, true).unwrap()));
+            all.extend(launches(config.plan_backward(device, shape).unwrap()));
+        }
+    }
+    all
+}
+
 fn attention(device: &Capabilities) -> Vec<Launch> {
-    const DIMS: [(u32, u32); 11] = [
+    const DIMS: [(u32, u32); 12] = [
         (1, 1),
         (7, 13),
         (16, 16),
@@ -44,26 +74,74 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
         (128, 128),
         (192, 128),
         (256, 256),
+        (512, 512),
     ];
+    let shape = AttentionShape::new(2, 6, 2, 65, 129);
+    let decode = AttentionShape::new(1, 6, 2, 1, 2000);
     let mut all = Vec::new();
     for (head_dim, value_dim) in DIMS {
-        for causal in [Causal::No, Causal::TopLeft] {
-            for variant in AttentionConfig::default().variants(device) {
+        let plain = AttentionConfig {
+            head_dim,
+            value_dim: Some(value_dim),
+            ..Default::default()
+        };
+        for config in with_options(plain, (head_dim, value_dim) == (16, 16)) {
+            for variant in config.variants(device) {
                 let config = AttentionConfig {
-                    head_dim,
-                    value_dim: Some(value_dim),
-                    causal,
                     variant: Some(variant),
-                    ..Default::default()
+                    ..config
                 };
-                let shape = AttentionShape::new(2, 6, 2, 65, 129);
-                all.extend(launches(
-                    config
-                        .plan(device, shape, AttentionGiven::default())
-                        .unwrap(),
-                ));
+                let given = AttentionGiven {
+                    kv_lengths: config.alibi,
+                    log_sum_exp: true,
+                };
+                all.extend(launches(config.plan(device, shape, given).unwrap()));
+                if head_dim == 16 {
+                    all.extend(launches(config.plan(device, decode, given).unwrap()));
+                }
             }
+            let given = AttentionBackwardGiven {
+                kv_lengths: config.alibi,
+                grad_bias: config.bias.is_some(),
+                grad_sinks: config.sinks,
+            };
+            // they need nothing of a subgroup, whatever the variant of the forward pass
+            let backward = config.plan_backward(device, shape, given).unwrap();
+            let portable = |dispatch| (Variant::Portable, dispatch);
+            all.extend(backward.dispatches.into_iter().map(portable));
+            let weights = config.plan_weights(device, shape, Chosen::all(&shape), config.alibi);
+            all.extend(launches(weights.unwrap()));
         }
+    }
+    all
+}
+
+/// The configuration with causal mask and without, and if asked for with everything else that makes a kernel.
+fn with_options(plain: AttentionConfig, options: bool) -> Vec<AttentionConfig> {
+    let causal = AttentionConfig {
+        causal: Causal::TopLeft,
+        ..plain
+    };
+    let mut all = vec![plain, causal];
+    if options {
+        all.extend(
+            [ElementType::F16, ElementType::Bf16].map(|element| AttentionConfig {
+                element,
+                bias: Some(element),
+                ..plain
+            }),
+        );
+        all.push(AttentionConfig {
+            causal: Causal::BottomRight,
+            window_left: Some(30),
+            softcap: Some(2.0),
+            dropout: Some(0.1),
+            bias: Some(ElementType::F32),
+            mask: true,
+            alibi: true,
+            sinks: true,
+            ..plain
+        });
     }
     all
 }
@@ -75,6 +153,8 @@ fn gemm(device: &Capabilities) -> Vec<Launch> {
             transpose_a: options & 1 != 0,
             transpose_b: options & 2 != 0,
             bias: options & 4 != 0,
+            a_element: ElementType::ALL[options % 3],
+            b_element: ElementType::ALL[options / 3 % 3],
             accumulate: options & 8 != 0,
             variant: None,
         };
@@ -123,7 +203,27 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                     .into_iter()
                     .map(|pack| (Variant::Portable, pack)),
             );
+            let halves = RecurrentConfig {
+                weights: ElementType::ALL[1 + hidden_size as usize % 2],
+                gradients: false,
+                ..config
+            };
+            let halves = halves.pack_dispatches().into_iter();
+            all.extend(halves.map(|pack| (Variant::Portable, pack)));
             for batch in [1, 3, 16] {
+                let persistent = RecurrentConfig {
+                    batch_first: true,
+                    gradients: false,
+                    tier: Some(Tier::Persistent),
+                    ..config
+                };
+                let shape = RecurrentShape {
+                    seq_len: 5,
+                    batch,
+                    seed: 0,
+                };
+                let given = Given::default();
+                all.extend(launches(persistent.plan(device, shape, given).unwrap()));
                 for tier in config.tiers(device, batch) {
                     for variant in config.variants(device) {
                         let (tier, variant) = (Some(tier), Some(variant));
@@ -168,6 +268,10 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
         }
     }
     all
+}
+
+fn recurrent_probe(_: &Capabilities) -> Vec<Launch> {
+    vec![(Variant::Portable, gatefold::probe_dispatch(8))]
 }
 
 fn gradient_clip(device: &Capabilities) -> Vec<Launch> {

@@ -1,6 +1,7 @@
 //! What the tests of all operations share: the device, its variants, inputs, poisoned outputs.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod additive_attention;
 pub mod attention;
 pub mod launches;
 pub mod min_recurrent;

@@ -6,8 +6,8 @@ use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::reference::recurrent::{self as reference, Initial, Problem, Weights};
 use gatefold::reference::{Real, convert};
 use gatefold::{
-    Activations, Cell, Direction, Given, Gpu, Recurrent, RecurrentBuffers, RecurrentConfig,
-    RecurrentShape, RecurrentWeights, Tier, Variant,
+    Activations, Cell, Direction, ElementType, Given, Gpu, Recurrent, RecurrentBuffers,
+    RecurrentConfig, RecurrentShape, RecurrentWeights, Tier, Variant,
 };
 
 use super::{Output, Random, bits, gpu, guises};
@@ -15,6 +15,9 @@ use super::{Output, Random, bits, gpu, guises};
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     pub cell: Cell,
+    pub batch_first: bool,
+    /// How the input and the weights are stored.
+    pub elements: [ElementType; 2],
     pub input_size: u32,
     pub hidden_size: u32,
     pub proj_size: Option<u32>,
@@ -37,6 +40,8 @@ pub struct Case {
 
 pub const SMALL: Case = Case {
     cell: Cell::Lstm,
+    batch_first: false,
+    elements: [ElementType::F32; 2],
     input_size: 7,
     hidden_size: 13,
     proj_size: None,
@@ -72,6 +77,9 @@ impl Case {
     pub fn config(&self, tier: Option<Tier>, variant: Option<Variant>) -> RecurrentConfig {
         RecurrentConfig {
             cell: self.cell,
+            element: self.elements[0],
+            weights: self.elements[1],
+            batch_first: self.batch_first,
             input_size: self.input_size,
             hidden_size: self.hidden_size,
             proj_size: self.proj_size,
@@ -81,6 +89,7 @@ impl Case {
             dropout: self.dropout,
             activations: self.activations,
             clip: self.clip,
+            spin_bound: None,
             truncate: self.truncate,
             gradients: false,
             tier,
@@ -137,6 +146,9 @@ impl Case {
         let projection = p.proj_size.map_or(0, |size| size * p.hidden_size);
         let bias = if self.bias { gate_rows } else { 0 };
         let peepholes = if self.peephole { 3 * p.hidden_size } else { 0 };
+        let [of_input, of_weights] = self.elements;
+        let round =
+            |x: Vec<f32>, to: ElementType| x.into_iter().map(|x| to.round(x)).collect::<Vec<_>>();
         let weights = (0..p.num_layers * directions)
             .map(|i| {
                 let input_size = if i < directions {
@@ -145,17 +157,20 @@ impl Case {
                     directions * width
                 };
                 Weights {
-                    weight_ih: random.normals(gate_rows * input_size, scale),
-                    weight_hh: random.normals(gate_rows * width, scale),
-                    bias_ih: random.normals(bias, 0.5),
-                    bias_hh: random.normals(bias, 0.5),
-                    peephole: random.normals(peepholes, 0.8),
-                    weight_hr: random.normals(projection, scale),
+                    weight_ih: round(random.normals(gate_rows * input_size, scale), of_weights),
+                    weight_hh: round(random.normals(gate_rows * width, scale), of_weights),
+                    bias_ih: round(random.normals(bias, 0.5), of_weights),
+                    bias_hh: round(random.normals(bias, 0.5), of_weights),
+                    peephole: round(random.normals(peepholes, 0.8), of_weights),
+                    weight_hr: round(random.normals(projection, scale), of_weights),
                 }
             })
             .collect();
         Inputs {
-            input: random.normals(p.seq_len * p.batch * p.input_size, 1.0),
+            input: round(
+                random.normals(p.seq_len * p.batch * p.input_size, 1.0),
+                of_input,
+            ),
             weights,
             h_0: random.normals(states * width, 0.5),
             c_0: random.normals(states * p.hidden_size, 1.0),
@@ -190,7 +205,10 @@ pub fn pack(gpu: &Gpu, op: &Recurrent, inputs: &Inputs) -> wgpu::Buffer {
                 &w.peephole,
                 &w.weight_hr,
             ]
-            .map(|x| gpu.upload("weights", x).unwrap())
+            .map(|x| {
+                gpu.upload("weights", &op.config().weights.words(x))
+                    .unwrap()
+            })
         })
         .collect();
     let has_bias = inputs.weights.iter().all(|w| !w.bias_ih.is_empty());
@@ -231,7 +249,13 @@ fn run_with(
 ) -> Results {
     let op = Recurrent::new(gpu.context(), config).unwrap();
     let packed = pack(gpu, &op, inputs);
-    let input = gpu.upload("input", &inputs.input).unwrap();
+    let [time, batch] = [case.seq_len, case.batch].map(|len| len as usize);
+    let input = match case.batch_first {
+        true => swapped(&inputs.input, time, batch),
+        false => inputs.input.clone(),
+    };
+    let input = config.element.words(&input);
+    let input = gpu.upload("input", &input).unwrap();
     let h_0 = gpu.upload("h_0", &inputs.h_0).unwrap();
     let c_0 = gpu.upload("c_0", &inputs.c_0).unwrap();
     let lengths = gpu.upload("lengths", case.lengths.unwrap_or(&[0])).unwrap();
@@ -275,13 +299,26 @@ fn run_with(
         })
         .unwrap();
         scratch.read(gpu);
-        outputs.iter().map(|output| output.read(gpu)).collect()
+        let mut results: Results = outputs.iter().map(|output| output.read(gpu)).collect();
+        if case.batch_first {
+            results[0] = swapped(&results[0], batch, time);
+        }
+        results
     };
     let [first, second] = [once(), once()];
     for (first, second) in first.iter().zip(&second) {
         assert_eq!(bits(first), bits(second), "two runs");
     }
     first
+}
+
+/// `[a, b, width]` as `[b, a, width]`.
+fn swapped(values: &[f32], a: usize, b: usize) -> Vec<f32> {
+    let width = values.len() / (a * b).max(1);
+    let rows = (0..b).flat_map(|j| (0..a).map(move |i| (i * b + j) * width));
+    rows.flat_map(|at| &values[at..at + width])
+        .copied()
+        .collect()
 }
 
 /// Every tier and variant of every guise of a device that runs this case in a way of its own.
@@ -324,23 +361,38 @@ pub fn check(case: Case) {
 /// Compares every tier and variant of `guises` with the reference.
 pub fn check_on(guises: &[Gpu], case: Case) {
     let inputs = case.inputs();
-    let truth = inputs.reference::<f64>(&case);
-    let yardstick = inputs.reference::<f32>(&case);
-    let (hidden, state) = (case.hidden_size as usize, case.problem().state_size());
-    let width = state * case.direction.count() as usize;
+    let truths = (inputs.reference(&case), inputs.reference(&case));
     for (guise, config, how) in variants(guises, &case) {
         let results = run(&guise, &case, config, &inputs);
-        let judged = [
-            ("output", width, &truth.output, &yardstick.output),
-            ("h_n", state, &truth.h_n, &yardstick.h_n),
-            ("c_n", hidden, &truth.c_n, &yardstick.c_n),
-        ];
-        for ((name, row, truth, yardstick), got) in judged.into_iter().zip(&results) {
-            let shape = [truth.len() / row, row];
-            let tolerance = Tolerance::RECURRENT;
-            if let Err(difference) = compare(name, &shape, got, truth, yardstick, tolerance) {
-                panic!("{difference}\n{how}\n{case:?}\n{}", guise.describe());
-            }
+        judge_by(&truths, &guise, &case, &results, &how);
+    }
+}
+
+/// Compares results with the reference.
+pub fn judge(gpu: &Gpu, case: &Case, inputs: &Inputs, results: &Results, how: &str) {
+    let truths = (inputs.reference(case), inputs.reference(case));
+    judge_by(&truths, gpu, case, results, how);
+}
+
+fn judge_by(
+    (truth, yardstick): &(reference::Output<f64>, reference::Output<f32>),
+    gpu: &Gpu,
+    case: &Case,
+    results: &Results,
+    how: &str,
+) {
+    let (hidden, state) = (case.hidden_size as usize, case.problem().state_size());
+    let width = state * case.direction.count() as usize;
+    let judged = [
+        ("output", width, &truth.output, &yardstick.output),
+        ("h_n", state, &truth.h_n, &yardstick.h_n),
+        ("c_n", hidden, &truth.c_n, &yardstick.c_n),
+    ];
+    for ((name, row, truth, yardstick), got) in judged.into_iter().zip(results) {
+        let shape = [truth.len() / row, row];
+        let tolerance = Tolerance::RECURRENT;
+        if let Err(difference) = compare(name, &shape, got, truth, yardstick, tolerance) {
+            panic!("{difference}\n{how}\n{case:?}\n{}", gpu.describe());
         }
     }
 }

@@ -33,25 +33,33 @@ def random(*shape, spread=1.0, outliers=0):
     return rounded(tensor)
 
 
+def kind(tensor):
+    """How an input is stored: masks as BOOL, lengths as I32, all else as F32."""
+    return {torch.bool: "BOOL", torch.int32: "I32"}.get(tensor.dtype, "F32")
+
+
 def save(name, inputs, outputs, options):
-    """Writes inputs as F32, outputs as F64 and the options as metadata to `<name>.safetensors`.
+    """Writes inputs as F32, I32 or BOOL, outputs as F64, and the options as metadata to `<name>.safetensors`.
 
     By hand, because the safetensors package writes the metadata in a random order.
-    F64 comes first and the header is padded to 8 bytes, so that every tensor is aligned.
+    The widest come first and the header is padded to 8 bytes, so that every tensor is aligned.
     """
     version = torch.__version__.split("+")[0]
     metadata = {key: str(value) for key, value in options.items()} | {"torch": version}
     header, data = {"__metadata__": dict(sorted(metadata.items()))}, b""
-    for tensors, kind, dtype in ((outputs, "F64", torch.float64), (inputs, "F32", torch.float32)):
-        for key, tensor in sorted(tensors.items()):
-            assert kind == "F64" or torch.equal(tensor, rounded(tensor)), f"{name}: {key} is not rounded"
-            values = tensor.detach().to(dtype).contiguous().numpy().tobytes()
-            header[key] = {
-                "dtype": kind,
-                "shape": list(tensor.shape),
-                "data_offsets": [len(data), len(data) + len(values)],
-            }
-            data += values
+    stored = [("F64", key, tensor) for key, tensor in sorted(outputs.items())]
+    for wanted in ("F32", "I32", "BOOL"):
+        stored += [(wanted, key, tensor) for key, tensor in sorted(inputs.items()) if kind(tensor) == wanted]
+    types = {"F64": torch.float64, "F32": torch.float32, "I32": torch.int32, "BOOL": torch.bool}
+    for dtype, key, tensor in stored:
+        assert dtype != "F32" or torch.equal(tensor, rounded(tensor)), f"{name}: {key} is not rounded"
+        values = tensor.detach().to(types[dtype]).contiguous().numpy().tobytes()
+        header[key] = {
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [len(data), len(data) + len(values)],
+        }
+        data += values
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (math.ceil(len(text) / 8) * 8 - len(text))
     path = FOLDER / f"{name}.safetensors"

@@ -13,9 +13,9 @@ mod pytorch;
 use gatefold::reference::compare::Difference;
 use gatefold::reference::recurrent as reference;
 use gatefold::{
-    Capabilities, Cell, Given, Gpu, Plan, Recurrent as Operation, RecurrentBackwardBuffers,
-    RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients, RecurrentShape,
-    RecurrentWeights, Tier, Variant, wgpu,
+    Capabilities, Cell, ElementType, Given, Gpu, Plan, Recurrent as Operation,
+    RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig,
+    RecurrentGradients, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use super::launch::Output;
 use super::{Launch, Problem};
 use crate::args::RunCommon;
 use crate::error::Result;
-use crate::tensors::{Tensor, Tensors};
+use crate::tensors::{Tensor, Tensors, floats, get};
 use call::Call;
 use options::Format;
 
@@ -70,6 +70,18 @@ struct Wanted {
     order: &'static [usize],
 }
 
+impl Wanted {
+    /// As the device has it if that is how it is handed out.
+    fn in_place(&self) -> Self {
+        const AXES: [usize; 4] = [0, 1, 2, 3];
+        Self {
+            name: self.name,
+            shape: self.order.iter().map(|&axis| self.shape[axis]).collect(),
+            order: &AXES[..self.order.len()],
+        }
+    }
+}
+
 /// The problem that the flags and tensors of `run` pose.
 pub fn from_tensors(
     op: Op,
@@ -77,13 +89,48 @@ pub fn from_tensors(
     options: &RunOptions,
     tensors: &Tensors,
 ) -> Result<Box<dyn Problem>> {
-    let problem = match options.format {
+    let mut problem = match options.format {
         Format::Pytorch => pytorch::problem(op, common, options, tensors)?,
         Format::Onnx => onnx::problem(op, common, options, tensors)?,
         Format::Keras => keras::problem(op, common, options, tensors)?,
     };
+    if !common.grad {
+        // as the file has them; gradients are of f32
+        let input = match options.format {
+            Format::Onnx => "X",
+            _ => "input",
+        };
+        problem.config.element = get(tensors, input)?.element;
+        // in place, where the tensors can be bound as a whole
+        problem.config.batch_first = problem.batch_first;
+        if problem.plan(&Capabilities::floor(), None).is_err() {
+            problem.config.batch_first = false;
+        }
+        problem.config.weights = weights_element(tensors, input);
+    }
     problem.possible()?;
     Ok(Box::new(problem))
+}
+
+/// How the weights are stored if that is the same for all of them, else f32, which holds them all.
+fn weights_element(tensors: &Tensors, input: &str) -> ElementType {
+    let others = [
+        "lengths",
+        "sequence_lens",
+        "h_0",
+        "c_0",
+        "initial_h",
+        "initial_c",
+    ];
+    let mut elements = tensors
+        .iter()
+        .filter(|(name, _)| *name != input && !others.contains(&name.as_str()))
+        .map(|(_, tensor)| tensor.element);
+    let first = elements.next().unwrap_or_default();
+    match elements.all(|element| element == first) {
+        true => first,
+        false => ElementType::F32,
+    }
 }
 
 impl Recurrent {
@@ -208,6 +255,10 @@ impl Problem for Recurrent {
         ]
     }
 
+    fn dtype(&self) -> ElementType {
+        self.config.element
+    }
+
     fn options(&self) -> Vec<String> {
         let config = &self.config;
         let relu = (config.cell == Cell::RnnRelu).then(|| "--nonlinearity=relu".to_owned());
@@ -219,7 +270,8 @@ impl Problem for Recurrent {
         let dropout = config.dropout;
         let dropout =
             (dropout > 0.0).then(|| format!("--dropout={dropout} --seed={}", self.shape.seed));
-        [relu, coupled, before, dropout, clip, tier]
+        let grad = self.grad.then(|| "--grad".to_owned());
+        [relu, coupled, before, dropout, clip, tier, grad]
             .into_iter()
             .flatten()
             .collect()
@@ -231,22 +283,23 @@ impl Problem for Recurrent {
 
     fn tier(&self, plan: &Plan) -> Option<&'static str> {
         let kernels = plan.dispatches.iter().map(|dispatch| &dispatch.kernel);
-        let tier = |stepped| {
-            if stepped {
-                Tier::Stepped
-            } else {
-                Tier::Resident
-            }
+        let tier = |name| match name {
+            "recurrent_stepped" => Some(Tier::Stepped),
+            "recurrent_resident" => Some(Tier::Resident),
+            "recurrent_persistent" => Some(Tier::Persistent),
+            _ => None,
         };
         kernels
-            .filter(|kernel| kernel.name.starts_with("recurrent_"))
-            .map(|kernel| tier(kernel.stepped).name())
+            .filter_map(|kernel| tier(kernel.name))
+            .map(Tier::name)
             .next()
     }
 
     fn variants(&self, capabilities: &Capabilities) -> Vec<Variant> {
         let mut tiers = self.config.tiers(capabilities, self.shape.batch);
         match self.config.tier {
+            // right on every device, only not fast
+            Some(Tier::Persistent) => self.config.variants(capabilities).collect(),
             Some(forced) if !tiers.any(|tier| tier == forced) => Vec::new(),
             _ => self.config.variants(capabilities).collect(),
         }
@@ -275,7 +328,12 @@ impl Problem for Recurrent {
         let op = Operation::new(gpu.context(), self.forced(variant))?;
         let call = self.call(inputs)?;
         let packed = pack(gpu, &op, &call)?;
-        let input = gpu.upload("input", &call.input)?;
+        let input = match (self.config.batch_first, self.format) {
+            (true, Format::Onnx) => floats(inputs, "X")?,
+            (true, _) => floats(inputs, "input")?,
+            (false, _) => &call.input,
+        };
+        let input = gpu.upload("input", &self.config.element.words(input))?;
         let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
         let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
         let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
@@ -289,8 +347,11 @@ impl Problem for Recurrent {
             true => Some(poisoned("reserve", op.reserve_size(self.shape)?)?),
             false => None,
         };
-        let mut outputs: Vec<Output> = self
-            .forward_outputs()
+        let mut wanted = self.forward_outputs();
+        if self.config.batch_first {
+            wanted[0] = wanted[0].in_place();
+        }
+        let mut outputs: Vec<Output> = wanted
             .iter()
             .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
             .collect::<Result<_>>()?;
@@ -402,7 +463,8 @@ fn upload<T: bytemuck::Pod>(
 fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
     let mut buffers = Vec::new();
     for weights in &call.weights {
-        let upload = |values: &[f32]| gpu.upload("weights", values);
+        let element = op.config().weights;
+        let upload = |values: &[f32]| gpu.upload("weights", &element.words(values));
         buffers.push([
             upload(&weights.weight_ih)?,
             upload(&weights.weight_hh)?,

@@ -4,8 +4,8 @@ use gatefold::reference::compare::{Difference, Tolerance, compare};
 use gatefold::reference::{Real, attention as reference, convert, gemm::gemm};
 use gatefold::{
     Attention as Operation, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers,
-    AttentionConfig, AttentionGiven, AttentionShape, Bound, Causal, Gemm, GemmBuffers, GemmConfig,
-    GemmShape, Layout, Plan, wgpu,
+    AttentionConfig, AttentionGiven, AttentionShape, Bound, Causal, ElementType, Gemm, GemmBuffers,
+    GemmConfig, GemmShape, Layout, Plan, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -86,6 +86,8 @@ const GEMM: GemmConfig = GemmConfig {
     transpose_b: false,
     bias: true,
     accumulate: false,
+    a_element: ElementType::F32,
+    b_element: ElementType::F32,
     variant: None,
 };
 

@@ -1,6 +1,8 @@
 //! The program as its users meet it: files, flags, standard output, exit codes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod additive;
+mod attention;
 mod measure;
 mod recurrent;
 mod refused;

@@ -301,11 +301,7 @@ fn flags_that_do_not_fit_are_refused() {
             "--direction is for --format onnx",
         ),
         (&lstm, "--clip 0", "expected a number above 0"),
-        (
-            &lstm,
-            "--tier persistent",
-            "--tier persistent is not yet supported",
-        ),
+        (&lstm, "--dropout 1", "expected a number from 0 to below 1"),
         (
             &lstm,
             "--format onnx",

@@ -4,7 +4,7 @@ use safetensors::tensor::Dtype;
 
 use super::{Folder, Tensor, Tensors, floats, has_adapter, split, text};
 
-const GOLDEN: [(&str, &[&str]); 11] = [
+const GOLDEN: [(&str, &[&str]); 15] = [
     ("attention_gqa_causal_ragged", &["--causal", "top-left"]),
     ("attention_gqa", &[]),
     (
@@ -19,10 +19,17 @@ const GOLDEN: [(&str, &[&str]); 11] = [
     ("lstm_two_layers_bidirectional", &["--tier", "resident"]),
     ("lstm_no_bias", &[]),
     ("gru_two_layers_bidirectional", &[]),
+    ("gru_two_layers_bidirectional", &["--tier", "persistent"]),
+    ("lstm_projection", &["--tier", "stepped"]),
+    ("lstm_projection_two_layers_bidirectional", &[]),
+    (
+        "lstm_projection_two_layers_bidirectional",
+        &["--tier", "persistent"],
+    ),
 ];
 
 /// Outputs of `run` against those of the golden file, in units of the largest of each tensor.
-fn agrees(case: &str, options: &[&str], tolerance: f64) {
+pub fn agrees(case: &str, options: &[&str], tolerance: f64) {
     let (inputs, expected) = split(case);
     let op = case.split('_').next().unwrap();
     let (done, results) = Folder::new().run(op, &inputs, options);

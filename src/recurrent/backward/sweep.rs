@@ -526,7 +526,7 @@ impl Planner<'_> {
         let behind = given.grad_h_n || given.grad_c_n || !piece.first;
         let flags = [
             (given.lengths, HAS_LENGTHS),
-            (name != "", HAS_GRAD_OUTPUT),
+            (!name.is_empty(), HAS_GRAD_OUTPUT),
             (behind, HAS_CARRY),
         ];
         let params = Params {
@@ -586,7 +586,7 @@ impl Planner<'_> {
             };
             let steps = match self.tile.tier() {
                 Tier::Stepped => params.num_places * config.backward_phases() + u32::from(last),
-                Tier::Resident => 1,
+                Tier::Resident | Tier::Persistent => 1,
             };
             let params = bytemuck::bytes_of(&params).to_vec();
             let at = layer * config.direction.count() + directions.start;
@@ -681,6 +681,7 @@ impl Planner<'_> {
                     start..start + u64::from(gate_rows) * u64::from(width),
                 ),
                 bias: None,
+                fold: None,
                 output: into,
             };
             out.push((at, product.dispatch(self.capabilities, self.variant)));
@@ -802,6 +803,7 @@ impl Planner<'_> {
             a: a.part(tokens, rows),
             b: b.part(tokens, columns),
             bias: None,
+            fold: None,
             output: (name, first..first + u64::from(rows) * u64::from(columns)),
         };
         product.dispatch(self.capabilities, self.variant)

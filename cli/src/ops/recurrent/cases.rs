@@ -1,6 +1,6 @@
 //! What `verify` runs.
 
-use gatefold::{Cell, Direction, Tier};
+use gatefold::{Cell, Direction, ElementType, Tier};
 
 use super::Recurrent;
 use super::grid::problem;
@@ -66,6 +66,11 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
         return all;
     }
     if cell == Cell::Lstm {
+        for (name, element) in [("f16", ElementType::F16), ("bf16", ElementType::Bf16)] {
+            let mut halves = problem(cell, [3, 9, 7, 13, 2], Direction::Forward);
+            (halves.config.element, halves.config.weights) = (element, element);
+            all.push((name, halves));
+        }
         let mut projected = states(problem(cell, [3, 17, 7, 13, 2], Direction::Bidirectional));
         projected.config.proj_size = Some(5);
         projected.given.lengths = true;

@@ -1,6 +1,6 @@
 //! Problems that are made up: the grid of `bench`, what `info` shows, random tensors.
 
-use gatefold::{Cell, Direction, Given, RecurrentConfig, RecurrentShape};
+use gatefold::{Cell, Direction, ElementType, Given, RecurrentConfig, RecurrentShape};
 
 use super::check::Sample;
 use super::gradients::arriving_names;
@@ -60,7 +60,9 @@ impl Recurrent {
 }
 
 pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
-    common.only_f32()?;
+    if common.grad {
+        common.only_f32()?;
+    }
     let given: [(&str, &[List], u32); 5] = [
         ("--batch", &options.batch, 1),
         ("--seq-len", &options.seq_len, 64),
@@ -96,6 +98,7 @@ pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<
     axes.push(projections);
     let row = |row: Vec<u32>| {
         let mut problem = problem(cell, [row[0], row[1], row[2], row[3], row[4]], direction);
+        (problem.config.element, problem.config.weights) = (common.dtype, common.dtype);
         problem.config.tier = tier;
         if common.grad {
             problem.with_gradients([true, false, false]);
@@ -129,7 +132,15 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
     let mut random = Random::new(seed);
     let mut tensors = Tensors::new();
     let mut add = |name: &str, shape: &[usize], deviation: f32| {
-        let values = random.normals(shape.iter().product(), 0.0, deviation);
+        let mut values = random.normals(shape.iter().product(), 0.0, deviation);
+        let element = match name {
+            "input" => problem.config.element,
+            "h_0" | "c_0" => ElementType::F32,
+            _ => problem.config.weights,
+        };
+        values
+            .iter_mut()
+            .for_each(|value| *value = element.round(*value));
         tensors.insert(name.to_owned(), Tensor::f32(shape, values));
     };
     add("input", &[p.seq_len, p.batch, p.input_size], 1.0);

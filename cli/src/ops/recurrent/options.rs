@@ -91,7 +91,7 @@ pub fn tier(name: Option<TierName>) -> Result<Option<Tier>> {
         None => Ok(None),
         Some(TierName::Stepped) => Ok(Some(Tier::Stepped)),
         Some(TierName::Resident) => Ok(Some(Tier::Resident)),
-        Some(TierName::Persistent) => Err(Error::not_yet("--tier persistent")),
+        Some(TierName::Persistent) => Ok(Some(Tier::Persistent)),
     }
 }
 
