@@ -134,7 +134,11 @@ impl RecurrentConfig {
         let mut chunk_steps = self.chunk_steps(capabilities, shape, given.reserve);
         if tile.tier() == Tier::Persistent {
             // there is as much again to be handed on, at most
-            chunk_steps = chunk_steps.div_ceil(2);
+            let twice = RecurrentShape {
+                seq_len: 2 * shape.seq_len,
+                ..shape
+            };
+            chunk_steps = (self.chunk_steps(capabilities, twice, false) / 2).max(1);
         }
         let mut scratch = self.scratch(shape, chunk_steps, given.reserve);
         if tile.tier() == Tier::Persistent {

@@ -417,7 +417,11 @@ impl Planner<'_> {
             activations: config.activation_bits(),
             row_len: self.row_len(),
             exchange_first: self.scratch.exchange as u32,
-            spin_bound: config.spin_bound.unwrap_or(SPIN_BOUND),
+            spin_bound: config.spin_bound.unwrap_or(match self.capabilities.cpu {
+                // its workgroups run one after the other: waiting is in vain
+                true => 1,
+                false => SPIN_BOUND,
+            }),
             output_time_stride: if self.rows_first(layer) { 1 } else { batch },
             output_row_stride: if self.rows_first(layer) { seq_len } else { 1 },
             ..Default::default()

@@ -35,6 +35,14 @@ pub fn cases() -> Vec<Case> {
                 });
             }
         }
+        // wide enough for several workgroups, which wait for each other
+        let mut shared = problem(cell, [3, 9, 7, 70, 1], Direction::Bidirectional);
+        shared.config.tier = Some(Tier::Persistent);
+        cases.push(Case {
+            name: format!("{}/{prefix}hidden_70", Tier::Persistent.name()),
+            problem: Box::new(shared),
+            slow_to_compile: false,
+        });
     }
     cases
 }
