@@ -32,6 +32,10 @@ alias Sums = array<array<vec4<f32>, VECTORS>, ROWS>;
 
 var<workgroup> wg_nonfinite: atomic<u32>;
 
+fn pair_factor(row: u32, other: u32) -> f32 {
+    return wg_pairs[pair_index(row, other / 4u)][other % 4u];
+}
+
 // adds to the sums what is in wg_pairs, times the others' vectors
 fn accumulate(
     lane: Lane,
@@ -60,14 +64,27 @@ fn accumulate(
         }
         // wg_stage, wg_pairs and wg_nonfinite are visible
         workgroupBarrier();
-        // 0 * NaN is NaN: where there is one, pairs of weight 0 are skipped
-        let careful = MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u;
-        for (var o = 0u; o < STAGED_OTHERS; o++) {
-            // unroll
-            for (var r = 0u; r < ROWS; r++) {
-                let at = pair_index(y + r * THREADS_Y, (first + o) / 4u);
-                let factor = wg_pairs[at][(first + o) % 4u];
-                if (!careful || factor != 0.0) {
+        let count = min(STAGED_OTHERS, others.y - min(others.x + first, others.y));
+        if (MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u) {
+            // 0 * NaN is NaN: skip the pairs that add nothing
+            for (var o = 0u; o < count; o++) {
+                // unroll
+                for (var r = 0u; r < ROWS; r++) {
+                    let factor = pair_factor(y + r * THREADS_Y, first + o);
+                    if (factor != 0.0) {
+                        // unroll
+                        for (var c = 0u; c < VECTORS; c++) {
+                            let at = o * VECTOR_PITCH + x + c * THREADS_X;
+                            (*sums)[r][c] += factor * wg_stage[at];
+                        }
+                    }
+                }
+            }
+        } else {
+            for (var o = 0u; o < count; o++) {
+                // unroll
+                for (var r = 0u; r < ROWS; r++) {
+                    let factor = pair_factor(y + r * THREADS_Y, first + o);
                     // unroll
                     for (var c = 0u; c < VECTORS; c++) {
                         (*sums)[r][c] += factor * wg_stage[o * VECTOR_PITCH + x + c * THREADS_X];

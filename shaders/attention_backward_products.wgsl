@@ -55,7 +55,8 @@ fn products(lane: Lane, tile: Tile, row_start: u32, others: vec2<u32>, second: b
         }
         // wg_stage is visible
         workgroupBarrier();
-        for (var d = 0u; d < CHUNK_VECTORS; d++) {
+        // no constant: a driver that repeats the body CHUNK_VECTORS times compiles it for seconds
+        for (var d = 0u; d < min(CHUNK_VECTORS, (dims - chunk + 3u) / 4u); d++) {
             let o0 = wg_stage[OTHERS_AT + x * STAGE_PITCH + d];
             let o1 = wg_stage[OTHERS_AT + (x + THREADS_X) * STAGE_PITCH + d];
             let o2 = wg_stage[OTHERS_AT + (x + 2u * THREADS_X) * STAGE_PITCH + d];

@@ -214,19 +214,21 @@ fn head_tile(batch: u32, head: u32) -> Tile {
     tile.kv_len = params.kv_len;
     var query_start = 0u;
     var key_start = 0u;
-    if (has(IS_PACKED)) {
-        // positions outside the tensors must not lead there
-        let q = params.query_starts_at + tile.batch;
-        let k = params.key_starts_at + tile.batch;
-        query_start = min(aux[q], params.query_total);
-        key_start = min(aux[k], params.key_total);
-        let query_end = clamp(aux[q + 1u], query_start, params.query_total);
-        let key_end = clamp(aux[k + 1u], key_start, params.key_total);
-        tile.q_len = min(query_end - query_start, params.q_len);
-        tile.kv_len = min(key_end - key_start, params.kv_len);
-    }
-    if (has(HAS_LENGTHS)) {
-        tile.kv_len = min(tile.kv_len, aux[params.lengths_at + tile.batch]);
+    if (FROM_DEVICE) {
+        if (has(IS_PACKED)) {
+            // positions outside the tensors must not lead there
+            let q = params.query_starts_at + tile.batch;
+            let k = params.key_starts_at + tile.batch;
+            query_start = min(aux[q], params.query_total);
+            key_start = min(aux[k], params.key_total);
+            let query_end = clamp(aux[q + 1u], query_start, params.query_total);
+            let key_end = clamp(aux[k + 1u], key_start, params.key_total);
+            tile.q_len = min(query_end - query_start, params.q_len);
+            tile.kv_len = min(key_end - key_start, params.kv_len);
+        }
+        if (has(HAS_LENGTHS)) {
+            tile.kv_len = min(tile.kv_len, aux[params.lengths_at + tile.batch]);
+        }
     }
     tile.rows = tile.q_len * select(1u, params.group_size, FOLDED);
     tile.offset = params.offset;

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::attention::{AXES, Case, Inputs, SMALL, check, check_inputs, run, variants};
+use common::attention::{
+    AXES, Case, Inputs, SMALL, check, check_inputs, check_option, run, variants,
+};
 use common::{Output, Random, bits, gpu, guises};
 use gatefold::{
     Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Causal, Layout,
@@ -437,22 +439,22 @@ const COMBINATIONS: [Case; 5] = [
 
 #[test]
 fn each_option() {
-    OPTIONS.into_iter().for_each(check);
+    OPTIONS.into_iter().for_each(check_option);
 }
 
 #[test]
 fn options_together() {
-    COMBINATIONS.into_iter().for_each(check);
+    COMBINATIONS.into_iter().for_each(check_option);
 }
 
 #[test]
 fn bias_and_mask_broadcast_along_any_axis() {
     for axes in AXES {
-        check(Case {
+        check_option(Case {
             bias: Some((ElementType::F32, axes)),
             ..SMALL
         });
-        check(Case {
+        check_option(Case {
             mask: Some(axes),
             kv_len: 70,
             ..SMALL
@@ -471,7 +473,7 @@ fn few_queries_against_many_keys() {
         ..SMALL
     };
     check(decode);
-    check(Case {
+    check_option(Case {
         q_len: 3,
         causal: Causal::BottomRight,
         mask: Some(Axes::ALL),
@@ -483,13 +485,13 @@ fn few_queries_against_many_keys() {
         ..decode
     });
     // splits that no key is in
-    check(Case {
+    check_option(Case {
         window_left: Some(50),
         kv_lengths: Some(&[400]),
         causal: Causal::BottomRight,
         ..decode
     });
-    check(Case {
+    check_option(Case {
         kv_lengths: Some(&[0]),
         ..decode
     });
@@ -552,7 +554,7 @@ fn two_parts_merge_into_the_whole() {
 #[test]
 fn halves_with_odd_rows() {
     for element in [ElementType::F16, ElementType::Bf16] {
-        check(Case {
+        check_option(Case {
             element,
             head_dim: 13,
             value_dim: 9,
@@ -564,7 +566,7 @@ fn halves_with_odd_rows() {
 #[test]
 fn head_dims_up_to_512() {
     for (head_dim, value_dim) in [(512, 512), (288, 320), (40, 512)] {
-        check(Case {
+        check_option(Case {
             num_heads: 1,
             num_kv_heads: 1,
             batch: 1,

@@ -119,8 +119,13 @@ fn variants(guises: &[Gpu], case: &Case) -> Vec<(Gpu, Variant, String)> {
 
 fn check(case: Case) {
     let Some(gpu) = gpu() else { return };
-    let inputs = case.inputs();
-    check_inputs(&guises(gpu), case, &inputs);
+    check_inputs(&guises(gpu), case, &case.inputs());
+}
+
+/// In one form only: every option is a set of kernels to compile.
+fn check_option(case: Case) {
+    let Some(gpu) = gpu() else { return };
+    check_inputs(&guises(gpu)[1..2], case, &case.inputs());
 }
 
 fn check_inputs(guises: &[Gpu], case: Case, inputs: &Inputs) {
@@ -266,14 +271,14 @@ fn each_option() {
             ..SMALL
         },
     ] {
-        check(case);
+        check_option(case);
     }
 }
 
 #[test]
 fn the_gradient_of_a_bias_is_summed_over_the_axes_that_it_lacks() {
     for axes in AXES {
-        check(Case {
+        check_option(Case {
             bias: Some((ElementType::F32, axes)),
             q_len: 70,
             kv_len: 40,
@@ -310,14 +315,14 @@ fn options_together() {
             ..SMALL
         },
     ] {
-        check(case);
+        check_option(case);
     }
 }
 
 #[test]
 fn head_dims() {
     for (head_dim, value_dim) in [(1, 1), (64, 64), (128, 96), (256, 256), (512, 320)] {
-        check(Case {
+        check_option(Case {
             batch: 1,
             num_heads: 2,
             num_kv_heads: 1,
@@ -363,7 +368,7 @@ fn what_is_masked_may_be_anything() {
                 inputs.value[row * 16..][..16].fill(poison);
             }
         }
-        for (guise, variant, tile) in variants(&guises(gpu), &case) {
+        for (guise, variant, tile) in variants(&guises(gpu)[1..2], &case) {
             let got = run(&guise, &case, variant, &inputs);
             let want = run(&guise, &case, variant, &clean);
             for (got, want) in got.iter().zip(&want) {

@@ -272,8 +272,6 @@ impl AttentionConfig {
         let planner = Planner {
             problem,
             gradients,
-            // the kernels need nothing of a subgroup
-            variant: Variant::Portable,
             tiles,
             scratch,
         };
@@ -354,7 +352,6 @@ impl Gradients {
 struct Planner<'a> {
     problem: Problem<'a>,
     gradients: Gradients,
-    variant: Variant,
     tiles: [Tile; 2],
     /// In words.
     scratch: u64,
@@ -425,7 +422,7 @@ impl Planner<'_> {
             log_sum_exp_first,
             ..params
         };
-        let mut constants = self.problem.constants(self.variant, None);
+        let mut constants = self.problem.constants(None);
         constants.push(("FOLDED", Constant::Bool(false)));
         Ok(Dispatch {
             kernel: Kernel {
@@ -484,7 +481,7 @@ impl Planner<'_> {
             ..params
         };
         operands.extend([gradient, second_gradient]);
-        let mut constants = self.problem.constants(self.variant, None);
+        let mut constants = self.problem.constants(None);
         constants.extend(tile.constants());
         constants.push(("ROWS_ARE_KEYS", Constant::Bool(side == Side::Key)));
         Ok(Dispatch {
@@ -537,7 +534,7 @@ impl Planner<'_> {
         operands.extend([gradient, Operand::Unused]);
         // a chunk that is not the first to see an element adds to it
         let add = !axes.batch && chunk.0.start > 0 || !axes.head && heads.start > 0;
-        let mut constants = self.problem.constants(self.variant, None);
+        let mut constants = self.problem.constants(None);
         constants.extend(tile.constants());
         constants.extend([
             ("BIAS_BATCH", Constant::Bool(axes.batch)),
@@ -581,7 +578,7 @@ impl Planner<'_> {
             num_groups: shape.num_heads,
             ..params
         };
-        let mut constants = self.problem.constants(self.variant, None);
+        let mut constants = self.problem.constants(None);
         constants.push(("FOLDED", Constant::Bool(false)));
         Ok(Dispatch {
             kernel: Kernel {

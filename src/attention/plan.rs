@@ -333,7 +333,7 @@ impl Planner<'_> {
             num_groups,
             ..params
         };
-        let mut constants = problem.constants(*variant, *blocks);
+        let mut constants = problem.constants(*blocks);
         constants.push(("FOLDED", Constant::Bool(split.folded)));
         constants.extend(tile.constants(config.value_dim()));
         Ok(Dispatch {

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use super::gathered::Gathered;
 use super::tensors::{Chunk, Tensors};
 use super::{AttentionConfig, AttentionGiven, AttentionShape, Causal};
+use crate::ElementType;
 use crate::kernel::{COMMON, Constant, Constants, Operand, params};
 use crate::philox::threshold;
-use crate::{ElementType, Variant};
 
 const PROBLEM: &str = include_str!("../../shaders/attention_problem.wgsl");
 const SCORES: &str = include_str!("../../shaders/attention_scores.wgsl");
@@ -265,11 +265,7 @@ impl Problem<'_> {
     }
 
     /// The constants that the shared parts know; `blocks`: the rows and keys of the mask's classes.
-    pub fn constants(
-        &self,
-        variant: Variant,
-        blocks: Option<super::gathered::Blocks>,
-    ) -> Constants {
+    pub fn constants(&self, blocks: Option<super::gathered::Blocks>) -> Constants {
         let config = self.config;
         let [above, below] = config.bounded();
         let is_bias = |element| Constant::Bool(config.bias == Some(element));
@@ -294,10 +290,8 @@ impl Problem<'_> {
                 Constant::Bool(above || below || config.bias.is_some() || config.mask),
             ),
             ("CLASSES", Constant::Bool(config.mask && blocks.is_some())),
-            (
-                "UNIFORM",
-                Constant::Bool(variant == Variant::Portable && (from_device || config.mask)),
-            ),
+            // lengths and starts that only the device knows
+            ("FROM_DEVICE", Constant::Bool(from_device)),
             ("CLASS_ROWS", Constant::U32(rows)),
             ("CLASS_KEYS", Constant::U32(keys)),
         ]

@@ -194,7 +194,7 @@ impl AttentionConfig {
     }
 
     fn weights(&self, problem: &Problem<'_>, params: &Params, operands: Vec<Operand>) -> Dispatch {
-        let mut constants = problem.constants(Variant::Portable, None);
+        let mut constants = problem.constants(None);
         constants.push(("FOLDED", Constant::Bool(false)));
         Dispatch {
             kernel: Kernel {

@@ -187,7 +187,10 @@ impl RecurrentConfig {
         let input = u64::from(self.input_size) * self.element.size();
         let needed = tokens.saturating_mul(input.max(4 * width));
         // 256 for an aligned start
-        let allowed = capabilities.storage_binding_size.min(1 << 31) - 256;
+        let allowed = capabilities
+            .storage_binding_size
+            .min(1 << 31)
+            .saturating_sub(256);
         if self.batch_first && needed > allowed {
             return Err(Error::Limit {
                 limit: "max_storage_buffer_binding_size",

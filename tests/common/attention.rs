@@ -425,6 +425,15 @@ pub fn check(case: Case) {
     }
 }
 
+/// Compares two forms with the reference that differ in everything: as a GPU without subgroups, and as this CPU.
+/// For the many options, each of which is a kernel to compile.
+pub fn check_option(case: Case) {
+    if let Some(gpu) = gpu() {
+        let all = guises(gpu);
+        check_on(&[all[2].clone(), all[3].clone()], case);
+    }
+}
+
 /// Compares every variant of `guises` with the reference.
 pub fn check_on(guises: &[Gpu], case: Case) {
     check_inputs(guises, case, &case.inputs());

@@ -106,7 +106,7 @@ fn half_tensors_give_nearly_the_same() {
     let mut halves = inputs();
     for name in ["query", "key", "value"] {
         let half = halves.get_mut(name).unwrap();
-        let rounded = floats(half).into_iter().map(|x| half::f16::from_f64(x));
+        let rounded = floats(half).into_iter().map(half::f16::from_f64);
         half.bytes = rounded.flat_map(|x| x.to_le_bytes()).collect();
         half.dtype = Dtype::F16;
     }

@@ -78,7 +78,25 @@ fn tensors_that_do_not_fit_are_named() {
             &[1],
             "quary: unknown tensor; attention reads query, key, value, bias",
         ),
-        ("bias", &[3, 5], "bias is not yet supported"),
+        (
+            "bias",
+            &[3, 6],
+            "bias: shape [3, 6], expected what broadcasts to [2, 4, 3, 5]",
+        ),
+        ("bias", &[1; 5], "bias: shape [1, 1, 1, 1, 1], expected"),
+        ("sinks", &[3], "sinks: shape [3], expected [num_heads], [4]"),
+        (
+            "kv_lengths",
+            &[2],
+            "kv_lengths: type F32, expected I32 or I64",
+        ),
+        ("mask", &[5], "mask: expected type BOOL or U8"),
+        (
+            "block_table",
+            &[2, 1],
+            "kv_lengths: is needed with a block table",
+        ),
+        ("cu_seqlens_q", &[3], "query: shape"),
     ] {
         refused(&with(name, shape), &["--reference"], 2, says);
     }
@@ -107,12 +125,9 @@ fn options_that_make_no_sense_are_refused() {
         (&["--variant", "nonsense"], "--variant"),
         (&["--dropout", "1.5"], "--dropout"),
         (&["--wobble"], "--wobble"),
-        (&["--softcap", "5"], "--softcap is not yet supported"),
-        (
-            &["--reference", "--window-left", "2"],
-            "--window-left is not yet supported",
-        ),
-        (&["--grad"], "--grad is not yet supported"),
+        (&["--softcap", "-5"], "--softcap"),
+        (&["--window-left", "-2"], "--window-left"),
+        (&["--grad"], "grad_output: is needed and missing"),
     ] {
         refused(&plain(), options, 2, says);
     }
