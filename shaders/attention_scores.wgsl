@@ -23,11 +23,11 @@ fn tanh_of(x: vec4<f32>) -> vec4<f32> {
 
 // the class of the mask's block that begins at this tile's first row and a key
 fn block_class(tile: Tile, key_start: u32) -> u32 {
-    if (!CLASSES) {
-        return CLASS_SOME;
+    if (CLASSES) {
+        let row = tile.classes + tile.start / CLASS_ROWS * params.classes_query;
+        return aux[row + key_start / CLASS_KEYS];
     }
-    let row = tile.classes + tile.start / CLASS_ROWS * params.classes_query;
-    return aux[row + key_start / CLASS_KEYS];
+    return CLASS_SOME;
 }
 
 fn is_masked(tile: Tile, row: u32, key: u32) -> bool {

@@ -618,7 +618,7 @@ fn gradients_that_do_not_fit_are_refused() {
     let mut gru = gradients("gru", "plain").0;
     gru.insert("grad_c_n".into(), gru["grad_h_n"].clone());
     for (op, tensors, options, says) in [
-        ("lstm", inputs.clone(), "", "grad_c_n: is read with --grad"),
+        ("lstm", inputs.clone(), "", ": is read with --grad"),
         (
             "lstm",
             without(&["grad_output", "grad_h_n", "grad_c_n"]),

@@ -125,8 +125,8 @@ fn options_that_make_no_sense_are_refused() {
         (&["--variant", "nonsense"], "--variant"),
         (&["--dropout", "1.5"], "--dropout"),
         (&["--wobble"], "--wobble"),
-        (&["--softcap", "-5"], "--softcap"),
-        (&["--window-left", "-2"], "--window-left"),
+        (&["--softcap=-5"], "--softcap"),
+        (&["--window-left=-2"], "--window-left"),
         (&["--grad"], "grad_output: is needed and missing"),
     ] {
         refused(&plain(), options, 2, says);

@@ -248,6 +248,11 @@ impl Planner<'_> {
             }
             for direction in 0..directions {
                 self.zero_parameters(layer, direction, out);
+                if self.given.grad_norms && seq_len > 0 {
+                    let nothing = NormParams::default();
+                    let norms = self.norms(at + direction, &(0..seq_len), Operand::Unused, nothing);
+                    out.push((at + direction, norms));
+                }
             }
             return;
         }
@@ -689,26 +694,34 @@ impl Planner<'_> {
         if self.given.grad_norms {
             let a = grads.column(row_len - state);
             let (a, a_first) = Operand::elements(a.name, a.part(tokens, state).1);
-            let first = u64::from(at) * u64::from(self.shape.seq_len);
-            let own = first + u64::from(times.start)..first + u64::from(times.end);
-            let (output, output_first) = Operand::elements("grad_norms", own);
             let params = NormParams {
-                num_steps: times.end - times.start,
                 num_rows: self.shape.batch,
                 num_columns: state,
                 a_first,
                 a_row: row_len,
-                output_first,
+                ..Default::default()
             };
-            let dispatch = Dispatch {
-                kernel: NORMS,
-                constants: vec![],
-                params: bytemuck::bytes_of(&params).to_vec(),
-                operands: vec![a, output],
-                grid: fold_grid(params.num_steps.into()),
-                steps: 1,
-            };
-            out.push((at, dispatch));
+            out.push((at, self.norms(at, &times, a, params)));
+        }
+    }
+
+    /// The norms of some times of a layer and direction; of no rows they are 0.
+    fn norms(&self, at: u32, times: &Range<u32>, a: Operand, params: NormParams) -> Dispatch {
+        let first = u64::from(at) * u64::from(self.shape.seq_len);
+        let own = first + u64::from(times.start)..first + u64::from(times.end);
+        let (output, output_first) = Operand::elements("grad_norms", own);
+        let params = NormParams {
+            num_steps: times.end - times.start,
+            output_first,
+            ..params
+        };
+        Dispatch {
+            kernel: NORMS,
+            constants: vec![],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            operands: vec![a, output],
+            grid: fold_grid(params.num_steps.into()),
+            steps: 1,
         }
     }
 
