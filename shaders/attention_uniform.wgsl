@@ -11,8 +11,9 @@ fn uniform_tile(lane: Lane, own: Tile) -> Tile {
             wg_tile = own;
         }
         return workgroupUniformLoad(&wg_tile);
+    } else {
+        return own;
     }
-    return own;
 }
 
 fn uniform_class(lane: Lane, own: u32) -> u32 {
@@ -21,6 +22,7 @@ fn uniform_class(lane: Lane, own: u32) -> u32 {
             wg_class = own;
         }
         return workgroupUniformLoad(&wg_class);
+    } else {
+        return own;
     }
-    return own;
 }

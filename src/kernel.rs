@@ -231,8 +231,8 @@ impl Kernel {
 /// `const i = N;`, so arrays indexed by `i` stay in registers whatever the driver's compiler does with
 /// loops. The text is valid, and means the same, if the marker is ignored.
 ///
-/// Leaves out the body of each `if (NAME) {` whose NAME is a constant that is false (and has no `else`): a driver
-/// would find out too, after it has translated, inlined and repeated what is never run.
+/// Of each `if (NAME) {` whose NAME is a constant only the branch that is taken is left: a driver would find out too,
+/// after it has translated, inlined and repeated what is never run.
 fn unroll(text: &str, constants: &Constants, out: &mut String) {
     let lines: Vec<&str> = text.lines().collect();
     unroll_lines(&lines, constants, out);
@@ -243,7 +243,12 @@ fn unroll_lines(lines: &[&str], constants: &Constants, out: &mut String) {
     while at < lines.len() {
         let line = lines[at];
         let unrolled = (line.trim() == "// unroll").then(|| loop_at(&lines[at + 1..], constants));
-        if let Some(len) = dead_block(&lines[at..], constants) {
+        if let Some((taken, len)) = decided(&lines[at..], constants) {
+            if !taken.is_empty() {
+                out.push_str("{\n");
+                unroll_lines(taken, constants, out);
+                out.push_str("}\n");
+            }
             at += len;
         } else if let Some(Some((variable, bound, body))) = unrolled {
             for i in 0..bound {
@@ -260,21 +265,33 @@ fn unroll_lines(lines: &[&str], constants: &Constants, out: &mut String) {
     }
 }
 
-/// How many of `lines` from the first on are a branch that is never taken.
-fn dead_block(lines: &[&str], constants: &Constants) -> Option<usize> {
+/// What is left of the `if (NAME) {` on the first of `lines` whose NAME is a constant, and how many lines it has.
+fn decided<'a, 't>(lines: &'a [&'t str], constants: &Constants) -> Option<(&'a [&'t str], usize)> {
     let head = lines.first()?;
     let name = head.trim().strip_prefix("if (")?.strip_suffix(") {")?;
-    let value = constants.iter().find(|(constant, _)| *constant == name)?.1;
-    if value != Constant::Bool(false) {
+    let Constant::Bool(holds) = constants.iter().find(|(constant, _)| *constant == name)?.1 else {
         return None;
-    }
-    let indentation = &head[..head.len() - head.trim_start().len()];
-    let behind = |line: &&str| {
-        line.strip_prefix(indentation)
-            .is_some_and(|rest| rest.starts_with('}'))
     };
-    let end = lines.iter().position(behind)?;
-    (lines[end].strip_prefix(indentation) == Some("}")).then_some(end + 1)
+    let indentation = &head[..head.len() - head.trim_start().len()];
+    let closing = |from: usize| {
+        let is_closing = |line: &&str| {
+            line.strip_prefix(indentation)
+                .is_some_and(|rest| rest.starts_with('}'))
+        };
+        Some(from + lines[from..].iter().position(is_closing)?)
+    };
+    let end = closing(1)?;
+    let first = &lines[1..end];
+    match lines[end].trim() {
+        "}" if holds => Some((first, end + 1)),
+        "}" => Some((&[], end + 1)),
+        "} else {" => {
+            let last = closing(end + 1)?;
+            let other = &lines[end + 1..last];
+            (lines[last].trim() == "}").then_some((if holds { first } else { other }, last + 1))
+        }
+        _ => None,
+    }
 }
 
 /// Variable, trip count and body of the loop that begins on the first of `lines`.
@@ -368,7 +385,7 @@ if (A) {
 ";
         let constants = vec![("A", Constant::Bool(false)), ("B", Constant::Bool(true))];
         let got = source(text, constants);
-        assert!(!got.contains('x') && got.contains('y') && got.contains('z') && got.contains('w'));
+        assert!(!got.contains('x') && got.contains('y') && !got.contains('z') && got.contains('w'));
     }
 
     #[test]
