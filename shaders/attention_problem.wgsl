@@ -162,21 +162,6 @@ fn query_of(tile: Tile, row: u32) -> u32 {
     return row;
 }
 
-// keys first_key(i) .. end_key(i) may be attended by query i
-fn first_key(tile: Tile, i: u32) -> u32 {
-    if (!BOUNDED_BELOW) {
-        return 0u;
-    }
-    return u32(clamp(i32(i) + tile.lower, 0, i32(tile.kv_len)));
-}
-
-fn end_key(tile: Tile, i: u32) -> u32 {
-    if (!BOUNDED_ABOVE) {
-        return tile.kv_len;
-    }
-    return u32(clamp(i32(i) + tile.upper + 1, 0, i32(tile.kv_len)));
-}
-
 // the first element of a query, of a key, of a value
 fn query_row(tile: Tile, row: u32) -> u32 {
     let head = head_of(tile, row) * params.query_head;

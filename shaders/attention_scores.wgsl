@@ -15,6 +15,21 @@ struct Pairs {
     key: vec4<u32>,
 }
 
+// keys first_key(i) .. end_key(i) may be attended by query i
+fn first_key(tile: Tile, i: u32) -> u32 {
+    if (!BOUNDED_BELOW) {
+        return 0u;
+    }
+    return u32(clamp(i32(i) + tile.lower, 0, i32(tile.kv_len)));
+}
+
+fn end_key(tile: Tile, i: u32) -> u32 {
+    if (!BOUNDED_ABOVE) {
+        return tile.kv_len;
+    }
+    return u32(clamp(i32(i) + tile.upper + 1, 0, i32(tile.kv_len)));
+}
+
 fn tanh_of(x: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(
         tanh_bounded(x.x), tanh_bounded(x.y), tanh_bounded(x.z), tanh_bounded(x.w),

@@ -11,7 +11,7 @@ fn joined(x: vec2<f32>, y: vec2<f32>) -> vec2<f32> {
 }
 
 fn pair_of(x: f32) -> vec2<f32> {
-    // by its bits, since comparisons and max may drop a NaN: what is not finite is a square by itself
+    // by its bits, since comparisons and max may drop a NaN
     let bits = bitcast<u32>(x) & 0x7fffffffu;
     if (bits >= 0x7f800000u) {
         return vec2<f32>(1.0, abs(x));
