@@ -85,9 +85,14 @@ fn mesa_for_tests(workspace: &Workspace) -> Option<Mesa> {
         .ok()
 }
 
-/// `--workspace` keeps the features, and with them the build, of the full run.
+/// `--workspace` keeps the features, and with them the build, of the full run. One test at a time: on OpenGL
+/// wgpu panics in a thread that waits more than a few seconds for another that compiles.
 fn smoke_tests<'a>(shell: &'a Shell, backend: &str) -> Cmd<'a> {
-    cmd!(shell, "cargo test --workspace --test smoke").env("WGPU_BACKEND", backend)
+    cmd!(
+        shell,
+        "cargo test --workspace --test smoke -- --test-threads=1"
+    )
+    .env("WGPU_BACKEND", backend)
 }
 
 #[derive(Default)]

@@ -198,7 +198,7 @@ fn ticks(seq_len: u32) -> Vec<u32> {
         .find(|each| seq_len / each <= 6)
         .unwrap_or(500);
     let between = (1..seq_len.div_ceil(each)).map(|i| i * each);
-    let free = |t: &u32| *t > each / 2 && seq_len - t > each / 2;
+    let free = |t: &u32| t - 1 > each / 2 && seq_len - t > each / 2;
     let mut ticks = vec![1];
     ticks.extend(between.filter(free));
     ticks.push(seq_len);
