@@ -11,14 +11,13 @@
 // Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of each
 //             gate's block of weight_hh from s on, in the column of unit u, for all rows of the
 //             tile
-// Memory      wg_gates: the d_gates of the rows, K_VECTORS at a time; wg_partial: the sums of the
-//             splits
+// Memory      wg_gates: the d_gates of the rows, K_VECTORS at a time; wg_partial: shares of the sums
 // Holds       any hidden_size; step number in group 1
 // Precision   f32; each sum in an order fixed by the constants
 // Parts       common.wgsl, recurrent_backward_problem.wgsl, recurrent_slopes_*.wgsl,
-//             recurrent_backward_cell_*.wgsl
+//             recurrent_backward_cell_*.wgsl, recurrent_shares.wgsl
 
-const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
+const UNIT_SUMS: u32 = BATCH;
 
 struct Step {
     index: u32,
@@ -26,8 +25,6 @@ struct Step {
 @group(1) @binding(0) var<uniform> step: Step;
 
 var<workgroup> wg_gates: array<vec4<f32>, BATCH * K_VECTORS>;
-// [SPLIT, UNITS, BATCH]
-var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * BATCH>;
 
 // whether a phase multiplies a gate's block; for the projection gate 0 stands
 fn is_multiplied(second_phase: bool, gate: u32) -> bool {
@@ -116,20 +113,16 @@ fn recurrent_backward_stepped(
     for (var b = 0u; b < BATCH; b++) {
         wg_partial[lane * BATCH + b] = sum[b];
     }
-    // wg_partial is visible
-    workgroupBarrier();
+    add_shares(lane);
 
-    // pass 2: one invocation per unit and row adds the shares and computes the cell's gradients
+    // pass 2: one invocation per unit and row computes the cell's gradients
     for (var i = lane; i < UNITS * BATCH; i += WORKGROUP_SIZE) {
         let row = row_start + i / UNITS;
         let own_unit = unit_start + i % UNITS;
         if (row >= params.batch || own_unit >= num_units) {
             continue;
         }
-        var product = 0.0;
-        for (var s = 0u; s < SPLIT; s++) {
-            product += wg_partial[(s * UNITS + i % UNITS) * BATCH + i / UNITS];
-        }
+        let product = wg_partial[i % UNITS * BATCH + i / UNITS];
         let own_step = step_of(place);
         let inside = place < params.piece_steps
             && time_of(own_step, direction) < length_of(row);

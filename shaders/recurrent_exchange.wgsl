@@ -30,13 +30,17 @@ fn hand_on(at: u32, x: f32) {
     atomicStore(&scratch[at], ~select(bits, QUIET_NAN, bits == ALL_ONES));
 }
 
-// what another invocation hands on; 0 if it does not come
-fn receive(at: u32, group: u32) -> f32 {
-    var word = atomicLoad(&scratch[at]);
+// what another invocation hands on, of which a first look has found word; 0 if it does not come
+fn receive(at: u32, first_look: u32, group: u32) -> f32 {
+    var word = first_look;
     // once at least: who stops must have missed a word that was not there
     for (var i = 0u; word == 0u && i <= params.spin_bound; i++) {
-        // a load may be answered from a cache that nobody refreshes
-        word = atomicOr(&scratch[at], 0u);
+        // a load is cheaper, but may be answered from a cache that nobody refreshes
+        if (i % 4u == 0u) {
+            word = atomicOr(&scratch[at], 0u);
+        } else {
+            word = atomicLoad(&scratch[at]);
+        }
         if (word == 0u && atomicLoad(&scratch[params.exchange_first + group]) != 0u) {
             break;
         }
@@ -48,15 +52,37 @@ fn receive(at: u32, group: u32) -> f32 {
     return bitcast<f32>(~word);
 }
 
-// what the rows of the matrix are multiplied with: h, in the second phase what the first has left
-fn factor(step: u32, phase: u32, place: Place, moment: Moment, row: u32, unit: u32) -> f32 {
-    if (phase == 1u) {
-        return receive(handed_at(place.direction, step, 0u, row, unit), place.group);
-    }
+// four, or as many as there are, of what the rows of the matrix are multiplied with: h, in the
+// second phase what the first has left
+fn factors(step: u32, phase: u32, place: Place, row: u32, unit: u32, count: u32) -> vec4<f32> {
+    let moment = moment_of(step, row, place.direction);
+    var all = vec4<f32>();
     // before the first step of the dispatch, and of the sequence, nothing is handed on
-    if (moment.first || !moment.inside || step == params.first_step) {
-        return previous_h(moment, place.direction, row, unit);
+    if (phase == 0u && (moment.first || !moment.inside || step == params.first_step)) {
+        // unroll
+        for (var c = 0u; c < 4u; c++) {
+            if (c < count) {
+                all[c] = previous_h(moment, place.direction, row, unit + c);
+            }
+        }
+        return all;
     }
-    let at = handed_at(place.direction, step - 1u, NUM_PHASES - 1u, row, unit);
-    return receive(at, place.group);
+    let from_step = step - select(1u, 0u, phase == 1u);
+    let from_phase = select(NUM_PHASES - 1u, 0u, phase == 1u);
+    let first = handed_at(place.direction, from_step, from_phase, row, unit);
+    // all at once, so that their answers are on the way together
+    var words = vec4<u32>();
+    // unroll
+    for (var c = 0u; c < 4u; c++) {
+        if (c < count) {
+            words[c] = atomicLoad(&scratch[first + c]);
+        }
+    }
+    // unroll
+    for (var c = 0u; c < 4u; c++) {
+        if (c < count) {
+            all[c] = receive(first + c, words[c], place.group);
+        }
+    }
+    return all;
 }

@@ -8,6 +8,8 @@
 // returns; so do then the others of its sequences. With RESUME, one workgroup takes over from the
 // first step so marked and runs the parts of all, with the same sums in the same order: the result
 // is the same bit for bit, whether and wherever a workgroup gave up.
+//     A workgroup takes ROUNDS tiles of rows in turn, each independent of the others: while it
+// computes one, what the next ones wait for arrives.
 //     The words in which c lies alternate from step to step: workgroups are at most one step apart,
 // and the c before the first step that is missing somewhere is still there.
 // Source: Diamos et al. 2016, Persistent RNNs, for spinning with a bound and beginning again.
@@ -16,25 +18,24 @@
 //             stopped [num_directions of the dispatch, batch_tiles], 0 or ~step, then at the next
 //             multiple of 64 handed [num_directions of the dispatch, num_steps, NUM_PHASES, batch,
 //             hidden_size], ~bits of what the phase after multiplies
-// Grid        one workgroup per UNITS units, BATCH rows and direction; with RESUME one per BATCH
-//             rows and direction; folded to two dimensions
+// Grid        one workgroup per UNITS units, ROUNDS times BATCH rows and direction; with RESUME,
+//             where ROUNDS is 1, one per BATCH rows and direction; folded to two dimensions
 // Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of weight_hh
 //             from s on, for all gates of unit u and all rows of the tile
-// Memory      wg_h: what the rows multiply, wg_partial: the sums of the splits, two words
+// Memory      wg_h: what the rows multiply, wg_partial: shares of the sums, two words
 // Holds       K_VECTORS * 4 >= hidden_size; VECTORS * SPLIT * 4 >= state_size if HELD; stopped and
 //             handed are 0 before the first dispatch of some steps
 // Precision   f32; each sum in an order fixed by the constants
 // Parts       common.wgsl, recurrent_memory_atomic.wgsl, recurrent_problem.wgsl,
-//             recurrent_cell_*.wgsl, recurrent_exchange.wgsl, recurrent_persistent_sums.wgsl
+//             recurrent_cell_*.wgsl, recurrent_exchange.wgsl, recurrent_shares.wgsl,
+//             recurrent_persistent_sums.wgsl
 
-const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
-const ROW_GATES: u32 = BATCH * NUM_GATES;
+// of each unit: [BATCH, NUM_GATES]
+const UNIT_SUMS: u32 = BATCH * NUM_GATES;
 // of GruResetBefore
 const Z: u32 = FIRST_GATES - 1u;
 
 var<workgroup> wg_h: array<vec4<f32>, BATCH * K_VECTORS>;
-// [SPLIT, UNITS, BATCH, NUM_GATES]
-var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * ROW_GATES>;
 // with RESUME, where to begin
 var<workgroup> wg_stopped: u32;
 
@@ -46,7 +47,7 @@ fn c_at(step: u32, direction: u32, row: u32, unit: u32) -> u32 {
     return cell_at(step % 2u * params.num_directions + direction, row, unit);
 }
 
-// pass 2: one invocation per unit and row adds the shares and computes the cell
+// pass 2: one invocation per unit and row computes the cell
 fn finish(i: u32, step: u32, phase: u32, place: Place) {
     let row = place.row_start + i / UNITS;
     let unit = place.unit_start + i % UNITS;
@@ -56,14 +57,7 @@ fn finish(i: u32, step: u32, phase: u32, place: Place) {
     var sums: array<f32, NUM_GATES>;
     // unroll
     for (var g = 0u; g < NUM_GATES; g++) {
-        sums[g] = 0.0;
-    }
-    for (var s = 0u; s < SPLIT; s++) {
-        let at = ((s * UNITS + i % UNITS) * BATCH + i / UNITS) * NUM_GATES;
-        // unroll
-        for (var g = 0u; g < NUM_GATES; g++) {
-            sums[g] += wg_partial[at + g];
-        }
+        sums[g] = wg_partial[i % UNITS * UNIT_SUMS + i / UNITS * NUM_GATES + g];
     }
     let direction = place.direction;
     let moment = moment_of(step, row, direction);
@@ -110,6 +104,16 @@ fn finish(i: u32, step: u32, phase: u32, place: Place) {
     hand_on(handed, state.h);
 }
 
+// marks the first step that is missing somewhere of each round
+fn give_up(step: u32, phase: u32, first_group: u32, round: u32, rounds: u32) {
+    for (var r = 0u; r < rounds; r++) {
+        // the rounds before have done this phase
+        let done = r < round && phase + 1u == NUM_PHASES;
+        let missing = step + select(0u, 1u, done);
+        atomicMax(&scratch[params.exchange_first + first_group + r], ~missing);
+    }
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn recurrent_persistent(
     @builtin(local_invocation_index) lane: u32,
@@ -119,21 +123,23 @@ fn recurrent_persistent(
     let index = workgroup.x + workgroup.y * num_workgroups.x;
     // the parts that this workgroup runs
     let tiles = select(1u, params.unit_tiles, RESUME);
-    if (index >= params.num_groups / tiles) {
+    let groups = params.num_groups / params.unit_tiles;
+    let first_tile = index % (params.unit_tiles / tiles);
+    // of its direction, and of its rows among all of that
+    let turns = (params.batch_tiles + ROUNDS - 1u) / ROUNDS;
+    let turn = index / (params.unit_tiles / tiles);
+    let first_group = turn / turns * params.batch_tiles + turn % turns * ROUNDS;
+    if (first_group >= groups) {
         return;
     }
-    let group = index / (params.unit_tiles / tiles);
-    let first_tile = index % (params.unit_tiles / tiles);
-    var place = Place(
-        params.direction + group / params.batch_tiles,
-        group % params.batch_tiles * BATCH,
-        first_tile * UNITS,
-        group,
-    );
+    let rounds = min(ROUNDS, params.batch_tiles - turn % turns * ROUNDS);
+    var place = Place();
+    place.direction = params.direction + turn / turns;
+    place.unit_start = first_tile * UNITS;
     var first_step = params.first_step;
     if (lane == 0u) {
         atomicStore(&wg_unanswered, 0u);
-        wg_stopped = atomicLoad(&scratch[params.exchange_first + group]);
+        wg_stopped = atomicLoad(&scratch[params.exchange_first + first_group]);
     }
     if (RESUME) {
         let stopped = workgroupUniformLoad(&wg_stopped);
@@ -156,31 +162,33 @@ fn recurrent_persistent(
 
     for (var step = first_step; step < params.first_step + params.num_steps; step++) {
         for (var phase = 0u; phase < NUM_PHASES; phase++) {
-            place.unit_start = first_tile * UNITS;
-            if (place.unit_start >= num_units(phase)) {
+            if (first_tile * UNITS >= num_units(phase)) {
                 // no part in a projection, and no reason to wait for it
                 continue;
             }
-            // wg_h is free
-            workgroupBarrier();
-            stage(lane, step, phase, place);
-            // a barrier, too: wg_h is visible
-            if (workgroupUniformLoad(&wg_unanswered) != 0u) {
-                if (lane == 0u) {
-                    atomicMax(&scratch[params.exchange_first + group], ~step);
+            for (var round = 0u; round < rounds; round++) {
+                place.group = first_group + round;
+                place.row_start = place.group % params.batch_tiles * BATCH;
+                // wg_h is free
+                workgroupBarrier();
+                stage(lane, step, phase, place);
+                // a barrier, too: wg_h is visible
+                if (workgroupUniformLoad(&wg_unanswered) != 0u) {
+                    if (lane == 0u) {
+                        give_up(step, phase, first_group, round, rounds);
+                    }
+                    return;
                 }
-                return;
-            }
-            for (var tile = 0u; tile < tiles; tile++) {
-                place.unit_start = (first_tile + tile) * UNITS;
-                if (place.unit_start < num_units(phase)) {
-                    // wg_partial is free
-                    workgroupBarrier();
-                    share_of_sums(lane, phase, place);
-                    // wg_partial is visible
-                    workgroupBarrier();
-                    for (var i = lane; i < UNITS * BATCH; i += WORKGROUP_SIZE) {
-                        finish(i, step, phase, place);
+                for (var tile = 0u; tile < tiles; tile++) {
+                    place.unit_start = (first_tile + tile) * UNITS;
+                    if (place.unit_start < num_units(phase)) {
+                        // wg_partial is free
+                        workgroupBarrier();
+                        share_of_sums(lane, phase, place);
+                        add_shares(lane);
+                        for (var i = lane; i < UNITS * BATCH; i += WORKGROUP_SIZE) {
+                            finish(i, step, phase, place);
+                        }
                     }
                 }
             }

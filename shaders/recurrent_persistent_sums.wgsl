@@ -29,16 +29,10 @@ fn num_factors(phase: u32) -> u32 {
 fn stage(lane: u32, step: u32, phase: u32, place: Place) {
     for (var i = lane; i < BATCH * K_VECTORS; i += WORKGROUP_SIZE) {
         let row = place.row_start + i / K_VECTORS;
+        let k = 4u * (i % K_VECTORS);
         var staged = vec4<f32>();
         if (row < params.batch) {
-            let moment = moment_of(step, row, place.direction);
-            // unroll
-            for (var c = 0u; c < 4u; c++) {
-                let k = 4u * (i % K_VECTORS) + c;
-                if (k < num_factors(phase)) {
-                    staged[c] = factor(step, phase, place, moment, row, k);
-                }
-            }
+            staged = factors(step, phase, place, row, k, max(num_factors(phase), k) - k);
         }
         wg_h[i] = staged;
     }
@@ -95,7 +89,7 @@ fn share_of_sums(lane: u32, phase: u32, place: Place) {
     for (var b = 0u; b < BATCH; b++) {
         // unroll
         for (var g = 0u; g < NUM_GATES; g++) {
-            wg_partial[lane * ROW_GATES + b * NUM_GATES + g] = sum[b][g];
+            wg_partial[lane * UNIT_SUMS + b * NUM_GATES + g] = sum[b][g];
         }
     }
 }

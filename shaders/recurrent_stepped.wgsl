@@ -7,16 +7,14 @@
 // Grid        one workgroup per UNITS units, BATCH rows and direction, folded to two dimensions
 // Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of weight_hh
 //             from s on, for all gates of unit u and all rows of the tile
-// Memory      wg_h: the previous h of the rows, K_VECTORS at a time; wg_partial: the sums of the
-//             splits
+// Memory      wg_h: the previous h of the rows, K_VECTORS at a time; wg_partial: shares of the sums
 // Holds       any hidden_size; step number in group 1
 // Precision   f32; each sum in an order fixed by the constants
 // Parts       common.wgsl, recurrent_memory.wgsl, recurrent_problem.wgsl, recurrent_save.wgsl,
-//             recurrent_cell_rnn.wgsl,
-//             recurrent_cell_lstm.wgsl or recurrent_cell_gru.wgsl
+//             recurrent_cell_*.wgsl, recurrent_shares.wgsl
 
-const WORKGROUP_SIZE: u32 = UNITS * SPLIT;
-const ROW_GATES: u32 = BATCH * NUM_GATES;
+// of each unit: [BATCH, NUM_GATES]
+const UNIT_SUMS: u32 = BATCH * NUM_GATES;
 // of two phases, the first one's gate that the second one needs
 const Z: u32 = FIRST_GATES - 1u;
 
@@ -26,8 +24,6 @@ struct Step {
 @group(1) @binding(0) var<uniform> step: Step;
 
 var<workgroup> wg_h: array<vec4<f32>, BATCH * K_VECTORS>;
-// [SPLIT, UNITS, BATCH, NUM_GATES]
-var<workgroup> wg_partial: array<f32, WORKGROUP_SIZE * ROW_GATES>;
 
 // what the rows of the matrix are multiplied with: h, in the second phase what the first has left
 fn factor(second_phase: bool, moment: Moment, direction: u32, row: u32, unit: u32) -> f32 {
@@ -125,13 +121,12 @@ fn recurrent_stepped(
     for (var b = 0u; b < BATCH; b++) {
         // unroll
         for (var g = 0u; g < NUM_GATES; g++) {
-            wg_partial[lane * ROW_GATES + b * NUM_GATES + g] = sum[b][g];
+            wg_partial[lane * UNIT_SUMS + b * NUM_GATES + g] = sum[b][g];
         }
     }
-    // wg_partial is visible
-    workgroupBarrier();
+    add_shares(lane);
 
-    // pass 2: one invocation per unit and row adds the shares and computes the cell
+    // pass 2: one invocation per unit and row computes the cell
     for (var i = lane; i < UNITS * BATCH; i += WORKGROUP_SIZE) {
         let row = row_start + i / UNITS;
         let own_unit = unit_start + i % UNITS;
@@ -139,14 +134,7 @@ fn recurrent_stepped(
             var gates_h: array<f32, NUM_GATES>;
             // unroll
             for (var g = 0u; g < NUM_GATES; g++) {
-                gates_h[g] = 0.0;
-            }
-            for (var s = 0u; s < SPLIT; s++) {
-                let at = ((s * UNITS + i % UNITS) * BATCH + i / UNITS) * NUM_GATES;
-                // unroll
-                for (var g = 0u; g < NUM_GATES; g++) {
-                    gates_h[g] += wg_partial[at + g];
-                }
+                gates_h[g] = wg_partial[i % UNITS * UNIT_SUMS + i / UNITS * NUM_GATES + g];
             }
             let moment = moment_of(step_index, row, direction);
             if (projecting) {

@@ -17,6 +17,13 @@ const LONGEST_SUBMISSION: f64 = 0.4;
 /// From here on a repetition is timed by itself: the cost of its submission is far below a percent.
 const LONG_REPETITION: f64 = 0.1;
 
+/// For how long a device is kept busy before the first sample, in seconds: one that has idled begins at a
+/// fraction of its clock rate, an H100 at a sixth.
+const WARM_UP: f64 = 0.5;
+
+/// A submission of the warm-up: long beside the pause between two of them, in which the device idles.
+const WARM_UP_SUBMISSION: f64 = 0.02;
+
 /// Repetitions in the longer pass of a sample, in units of the shorter one's.
 const RATIO: u32 = 3;
 
@@ -152,14 +159,20 @@ impl Clock {
     ) -> Result<Timing, Error> {
         // the first run pays for what the driver has put off
         self.span(1, &mut record)?;
-        let start = Instant::now();
+        let warm_up = budget.total.min(Duration::from_secs_f64(WARM_UP));
+        let mut start = Instant::now();
         let mut repetitions = 1;
         let mut trial = self.span(repetitions, &mut record)?;
-        while trial.wall < 2e-3 && repetitions < MOST_REPETITIONS {
-            repetitions *= 4;
+        loop {
+            if trial.wall < WARM_UP_SUBMISSION && repetitions < MOST_REPETITIONS {
+                repetitions = (4 * repetitions).min(MOST_REPETITIONS);
+            } else if start.elapsed() >= warm_up {
+                break;
+            }
             trial = self.span(repetitions, &mut record)?;
         }
         let each = trial.wall / f64::from(repetitions);
+        start = Instant::now();
         if each >= LONG_REPETITION {
             let mut samples = vec![trial];
             while samples.len() < budget.samples as usize && start.elapsed() < budget.total {

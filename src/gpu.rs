@@ -107,6 +107,16 @@ impl Gpu {
         })
     }
 
+    /// The same device with a context that knows how many workgroups run at the same time, see
+    /// [`Context::probe`].
+    ///
+    /// # Errors
+    /// [`Error::Compile`], [`Error::Device`].
+    pub fn probed(self) -> Result<Self, Error> {
+        let context = self.context.probe(&self.queue)?;
+        Ok(Self { context, ..self })
+    }
+
     /// The same device with a context that uses less of it, or keeps naga's checks.
     pub fn with_capabilities(&self, capabilities: Capabilities, checks: Checks) -> Self {
         let context = Context::with_capabilities(&self.device, capabilities, checks);

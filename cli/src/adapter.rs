@@ -50,7 +50,7 @@ pub fn open(device: &args::Device) -> Result<Gpu> {
             None => Gpu::new().await,
         }
     });
-    Ok(gpu?)
+    Ok(gpu?.probed()?)
 }
 
 /// Says it aloud when the numbers to come are those of a CPU.
@@ -73,7 +73,7 @@ pub fn open_all(name: Option<&str>) -> Result<Vec<Gpu>> {
     let gpus: Result<Vec<_>, _> = adapters
         .iter()
         .filter(|adapter| describe(adapter).to_lowercase().contains(&wanted))
-        .map(|adapter| pollster::block_on(Gpu::from_adapter(adapter)))
+        .map(|adapter| pollster::block_on(Gpu::from_adapter(adapter))?.probed())
         .collect();
     let gpus = gpus?;
     if gpus.is_empty() {

@@ -95,7 +95,8 @@ impl RecurrentConfig {
         // a step of it waits for memory twice where a stepped one waits for a dispatch
         let persistent = Tile::persistent(capabilities, self, batch)
             .filter(|tile| {
-                self.persistent_groups(*tile, batch) <= capabilities.concurrent_workgroups
+                let wanted = tile.concurrent(self, batch);
+                wanted.is_some_and(|wanted| wanted <= capabilities.concurrent_workgroups)
             })
             .map(|_| Tier::Persistent);
         before
@@ -103,15 +104,6 @@ impl RecurrentConfig {
             .chain(persistent)
             .chain([Tier::Stepped])
             .chain(behind)
-    }
-
-    /// Workgroups that a persistent tier needs to run at the same time.
-    fn persistent_groups(&self, tile: Tile, batch: u32) -> u32 {
-        let Tile::Persistent { units, .. } = tile else {
-            return u32::MAX;
-        };
-        let groups = self.hidden_size.div_ceil(units) * self.direction.count();
-        groups.saturating_mul(batch.div_ceil(tile.batch()))
     }
 
     /// How a call runs on a device with `capabilities`.

@@ -114,7 +114,7 @@ impl Planner<'_> {
         steps: Range<u32>,
         out: &mut Vec<Dispatch>,
     ) {
-        let Tile::Persistent { .. } = self.tile else {
+        let Tile::Persistent { rounds, .. } = self.tile else {
             out.push(self.steps(layer, directions, chunk, steps));
             return;
         };
@@ -122,7 +122,10 @@ impl Planner<'_> {
         out.push(carry([None, None], [Some(("scratch", exchange)), None]));
         let rows = u64::from(self.shape.batch.div_ceil(self.tile.batch()));
         let groups = rows * directions.len() as u64;
-        let first = self.steps(layer, directions, chunk, steps);
+        let unit_tiles = u64::from(self.unit_tiles());
+        let turns = rows.div_ceil(rounds.into()) * directions.len() as u64;
+        let mut first = self.steps(layer, directions, chunk, steps);
+        first.grid = fold_grid(unit_tiles * turns);
         let mut second = first.clone();
         second.constants = self.tile.resumed().constants(self.config, false);
         second.grid = fold_grid(groups);
@@ -371,6 +374,15 @@ impl Planner<'_> {
         }
     }
 
+    fn unit_tiles(&self) -> u32 {
+        match self.tile {
+            Tile::Stepped { units, .. } | Tile::Persistent { units, .. } => {
+                self.config.hidden_size.div_ceil(units)
+            }
+            Tile::Resident { .. } => 1,
+        }
+    }
+
     /// All but where the tensors begin in what is bound.
     fn params(
         &self,
@@ -382,12 +394,7 @@ impl Planner<'_> {
         let config = self.config;
         let RecurrentShape { seq_len, batch, .. } = self.shape;
         let packed = config.packed(layer);
-        let unit_tiles = match self.tile {
-            Tile::Stepped { units, .. } | Tile::Persistent { units, .. } => {
-                config.hidden_size.div_ceil(units)
-            }
-            Tile::Resident { .. } => 1,
-        };
+        let unit_tiles = self.unit_tiles();
         let batch_tiles = batch.div_ceil(self.tile.batch());
         let num_groups = u64::from(unit_tiles) * u64::from(batch_tiles) * directions.len() as u64;
         let rows = chunk.len() as u64 * u64::from(batch);

@@ -13,6 +13,7 @@ const MEMORY_ATOMIC: &str = include_str!("../../shaders/recurrent_memory_atomic.
 const EXCHANGE: &str = include_str!("../../shaders/recurrent_exchange.wgsl");
 const PERSISTENT_SUMS: &str = include_str!("../../shaders/recurrent_persistent_sums.wgsl");
 const PERSISTENT: &str = include_str!("../../shaders/recurrent_persistent.wgsl");
+const SHARES: &str = include_str!("../../shaders/recurrent_shares.wgsl");
 const STEPPED: &str = include_str!("../../shaders/recurrent_stepped.wgsl");
 const RESIDENT: &str = include_str!("../../shaders/recurrent_resident.wgsl");
 const CELL_RNN: &str = include_str!("../../shaders/recurrent_cell_rnn.wgsl");
@@ -41,16 +42,20 @@ pub(super) enum Tile {
         batch: u32,
         registers: bool,
     },
-    /// `recurrent_persistent.wgsl`: as stepped, through all steps; an invocation holds `held` vectors of the
-    /// weights of each gate, if any.
+    /// `recurrent_persistent.wgsl`: as stepped, through all steps, with `rounds` times `batch` rows in turn; an
+    /// invocation holds `held` vectors of the weights of each gate, if any.
     Persistent {
         units: u32,
         split: u32,
         batch: u32,
+        rounds: u32,
         held: u32,
         resume: bool,
     },
 }
+
+/// Vectors of the factors that a stepped workgroup has in its memory.
+pub(super) const STAGED_VECTORS: u32 = 256;
 
 impl Tile {
     pub fn stepped(capabilities: &Capabilities, batch: u32) -> Self {
@@ -62,9 +67,10 @@ impl Tile {
                 batch,
             };
         }
+        // the shares of four rows need twice the workgroup memory of those of two
         Self::Stepped {
-            units: 16,
-            split: 8,
+            units: 8,
+            split: if batch > 2 { 16 } else { 32 },
             batch,
         }
     }
@@ -107,7 +113,7 @@ impl Tile {
     pub fn persistent(
         capabilities: &Capabilities,
         config: &RecurrentConfig,
-        batch: u32,
+        num_rows: u32,
     ) -> Option<Self> {
         /// Weights that an invocation of 256 keeps in its registers.
         const MOST_WEIGHTS: u32 = 128;
@@ -127,15 +133,26 @@ impl Tile {
         let room = |batch: u32| u64::from(batch) * each <= u64::from(most);
         let batch = [4, 2, 1]
             .into_iter()
-            .find(|&each| each <= batch.max(1) && room(each))?;
+            .find(|&each| each <= num_rows.max(1) && room(each))?;
         let held = if fits(split) { held(split) } else { 0 };
+        let batch_tiles = num_rows.div_ceil(batch).max(1);
+        let groups = config.hidden_size.div_ceil(units) * config.direction.count();
+        let at_once = capabilities.concurrent_workgroups / (groups * Self::crowd(held));
+        let rounds = batch_tiles.div_ceil(at_once.max(1));
         (units * split <= capabilities.workgroup_invocations).then_some(Self::Persistent {
             units,
             split,
             batch,
+            rounds,
             held,
             resume: false,
         })
+    }
+
+    /// How many of the probe's workgroups, which need few registers, take the room of one that holds `held`
+    /// vectors of weights: of 256 invocations with up to 255 registers each a compute unit has room for one.
+    fn crowd(held: u32) -> u32 {
+        if held > 0 { 4 } else { 2 }
     }
 
     /// The same for the dispatch that goes on where workgroups gave up.
@@ -150,11 +167,30 @@ impl Tile {
                 units,
                 split,
                 batch,
+                rounds: 1,
                 held: 0,
                 resume: true,
             },
             other => other,
         }
+    }
+
+    /// Workgroups that a persistent tier wants to run at the same time, in units of the probe's: `None` for the
+    /// others.
+    pub fn concurrent(self, config: &RecurrentConfig, num_rows: u32) -> Option<u32> {
+        let Self::Persistent {
+            units,
+            batch,
+            rounds,
+            held,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let groups = config.hidden_size.div_ceil(units) * config.direction.count();
+        let turns = num_rows.div_ceil(batch).div_ceil(rounds);
+        groups.checked_mul(turns)?.checked_mul(Self::crowd(held))
     }
 
     pub fn batch(self) -> u32 {
@@ -193,10 +229,20 @@ impl Tile {
                 format!("resident, weights {weights}, {batch} rows per workgroup")
             }
             Self::Persistent {
-                units, batch, held, ..
+                units,
+                batch,
+                rounds,
+                held,
+                ..
             } => {
                 let weights = if held > 0 { "in registers" } else { "streamed" };
-                format!("persistent, {units} units x {batch} rows per workgroup, weights {weights}")
+                let turns = match rounds {
+                    1 => String::new(),
+                    rounds => format!("{rounds} x "),
+                };
+                format!(
+                    "persistent, {units} units x {turns}{batch} rows per workgroup, weights {weights}"
+                )
             }
         }
     }
@@ -212,10 +258,12 @@ impl Tile {
             };
             (@ $($part:ident),*) => {
                 match self {
-                    Self::Stepped { .. } => &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* STEPPED],
+                    Self::Stepped { .. } => {
+                        &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* SHARES, STEPPED]
+                    }
                     Self::Persistent { .. } => &[
-                        COMMON, MEMORY_ATOMIC, PROBLEM, $($part,)* EXCHANGE, PERSISTENT_SUMS,
-                        PERSISTENT,
+                        COMMON, MEMORY_ATOMIC, PROBLEM, $($part,)* EXCHANGE, SHARES,
+                        PERSISTENT_SUMS, PERSISTENT,
                     ],
                     Self::Resident { registers: true, .. } => match variant {
                         Variant::Subgroup => {
@@ -277,20 +325,26 @@ impl Tile {
             ("SAVE", Constant::Bool(save)),
         ];
         match self {
-            Self::Stepped { units, split, .. } => constants.extend([
+            Self::Stepped {
+                units,
+                split,
+                batch,
+            } => constants.extend([
                 ("UNITS", Constant::U32(units)),
                 ("SPLIT", Constant::U32(split)),
-                ("K_VECTORS", Constant::U32(32)),
+                ("K_VECTORS", Constant::U32(STAGED_VECTORS / batch)),
             ]),
             Self::Persistent {
                 units,
                 split,
+                rounds,
                 held,
                 resume,
                 ..
             } => constants.extend([
                 ("UNITS", Constant::U32(units)),
                 ("SPLIT", Constant::U32(split)),
+                ("ROUNDS", Constant::U32(rounds)),
                 ("K_VECTORS", Constant::U32(config.hidden_size.div_ceil(4))),
                 ("HELD", Constant::Bool(held > 0)),
                 ("VECTORS", Constant::U32(held.max(1))),

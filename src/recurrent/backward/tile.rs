@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 
 use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
+use crate::recurrent::tile::STAGED_VECTORS;
 use crate::recurrent::{Cell, RecurrentConfig, Tier};
 use crate::{Capabilities, Variant};
 
 const PROBLEM: &str = include_str!("../../../shaders/recurrent_backward_problem.wgsl");
+const SHARES: &str = include_str!("../../../shaders/recurrent_shares.wgsl");
 const STEPPED: &str = include_str!("../../../shaders/recurrent_backward_stepped.wgsl");
 const RESIDENT: &str = include_str!("../../../shaders/recurrent_backward_resident.wgsl");
 const CELL_RNN: &str = include_str!("../../../shaders/recurrent_backward_cell_rnn.wgsl");
@@ -53,7 +55,7 @@ pub(in crate::recurrent) struct Kept {
 impl Tile {
     pub fn stepped(capabilities: &Capabilities, batch: u32) -> Self {
         let batch = batch.clamp(1, 4).next_power_of_two();
-        let (units, split) = if capabilities.cpu { (32, 1) } else { (16, 8) };
+        let (units, split) = if capabilities.cpu { (32, 1) } else { (8, 32) };
         Self::Stepped {
             units,
             split,
@@ -170,7 +172,7 @@ impl Tile {
         };
         let mut parts = [&[COMMON, PROBLEM], slopes, cell].concat();
         match self {
-            Self::Stepped { .. } => parts.push(STEPPED),
+            Self::Stepped { .. } => parts.extend([SHARES, STEPPED]),
             Self::Resident { registers, .. } => parts.extend([
                 match variant {
                     Variant::Subgroup => BLOCK_SUBGROUP,
@@ -222,7 +224,7 @@ impl Tile {
             Self::Stepped { units, split, .. } => constants.extend([
                 ("UNITS", Constant::U32(units)),
                 ("SPLIT", Constant::U32(split)),
-                ("K_VECTORS", Constant::U32(32)),
+                ("K_VECTORS", Constant::U32(STAGED_VECTORS / self.batch())),
             ]),
             Self::Resident {
                 lanes,
