@@ -11,7 +11,7 @@
 // Workgroup   UNITS * SPLIT invocations; invocation (u, s) sums every SPLIT-th vector of each
 //             gate's block of weight_hh from s on, in the column of unit u, for all rows of the
 //             tile
-// Memory      wg_gates: the d_gates of the rows, K_VECTORS at a time; wg_partial: shares of the sums
+// Memory      wg_gates: the d_gates of the rows, K_VECTORS at a time; wg_partial: shares of sums
 // Holds       any hidden_size; step number in group 1
 // Precision   f32; each sum in an order fixed by the constants
 // Parts       common.wgsl, recurrent_backward_problem.wgsl, recurrent_slopes_*.wgsl,
