@@ -19,8 +19,8 @@
 // Holds       ROWS == 4 * ROW_VECTORS; THREADS_X is a power of two; CHUNK % 4 == 0;
 //             VALUE_VECTORS * THREADS_X * 4 >= VALUE_DIM; VALUE_KEYS % 4 == 0 divides KEY_TILE
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
-// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_bindings.wgsl,
-//             attention_problem.wgsl, attention_rows.wgsl, attention_loads.wgsl,
+// Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_bindings.wgsl,
+//             attention_problem.wgsl, attention_rows.wgsl, attention_loads*.wgsl,
 //             attention_scores.wgsl, attention_uniform.wgsl, reduce_workgroup.wgsl or
 //             reduce_subgroup.wgsl
 
@@ -127,7 +127,10 @@ fn attention(
                 // unroll
                 for (var r = 0u; r < ROWS; r++) {
                     let q = wg_stage[(y + r * THREADS_Y) * STAGE_PITCH + d];
-                    score[r] += vec4<f32>(dot(q, k0), dot(q, k1), dot(q, k2), dot(q, k3));
+                    score[r].x = add_dot(q, k0, score[r].x);
+                    score[r].y = add_dot(q, k1, score[r].y);
+                    score[r].z = add_dot(q, k2, score[r].z);
+                    score[r].w = add_dot(q, k3, score[r].w);
                 }
             }
         }

@@ -19,8 +19,8 @@
 // Holds       THREADS_X is a power of two; CHUNK % 4 == 0; ROW_TILE % 4 == 0; VECTORS * THREADS_X *
 //             4 >= HEAD_DIM and VALUE_DIM; STAGED_OTHERS divides OTHER_TILE
 // Precision   f32; a pair that is masked reaches no sum, be the other vector NaN
-// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_problem.wgsl,
-//             attention_scores.wgsl, attention_loads.wgsl, attention_uniform.wgsl,
+// Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
+//             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
 //             attention_backward_products.wgsl, attention_backward_query.wgsl or
 //             attention_backward_key.wgsl

@@ -11,8 +11,8 @@
 // Holds       BIAS_BATCH, BIAS_HEADS, BIAS_QUERIES, BIAS_KEYS: the axes that the bias has; ADD: the
 //             gradient holds the sum of other batch rows and heads
 // Precision   f32
-// Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_problem.wgsl,
-//             attention_scores.wgsl, attention_loads.wgsl, attention_uniform.wgsl,
+// Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
+//             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
 //             attention_backward_products.wgsl, attention_backward_query.wgsl
 

@@ -6,19 +6,26 @@
 @group(0) @binding(3) var<storage, read>       value:           array<Word>;
 @group(0) @binding(4) var<storage, read>       bias:            array<u32>;
 @group(0) @binding(5) var<storage, read>       aux:             array<u32>;
-@group(0) @binding(6) var<storage, read>       grad_output:     array<f32>;
+@group(0) @binding(6) var<storage, read>       grad_output:     array<GradientWord>;
 @group(0) @binding(7) var<storage, read_write> gradient:        array<f32>;
 @group(0) @binding(8) var<storage, read_write> second_gradient: array<f32>;
 
 fn grad_output_vector(first: u32, d: u32) -> vec4<f32> {
-    var x = vec4<f32>();
-    // unroll
-    for (var c = 0u; c < 4u; c++) {
-        if (d + c < VALUE_DIM) {
-            x[c] = grad_output[first + d + c];
+    if (ALIGNED) {
+        if (d >= VALUE_DIM) {
+            return vec4<f32>();
         }
+        return grad_output[(first + d) / 4u];
+    } else {
+        var x = vec4<f32>();
+        // unroll
+        for (var c = 0u; c < 4u; c++) {
+            if (d + c < VALUE_DIM) {
+                x[c] = grad_output[first + d + c];
+            }
+        }
+        return x;
     }
-    return x;
 }
 
 fn grad_output_row(tile: Tile, row: u32) -> u32 {

@@ -64,7 +64,10 @@ fn products(lane: Lane, tile: Tile, row_start: u32, others: vec2<u32>, second: b
             // unroll
             for (var r = 0u; r < ROWS; r++) {
                 let own = wg_stage[(y + r * THREADS_Y) * STAGE_PITCH + d];
-                sum[r] += vec4<f32>(dot(own, o0), dot(own, o1), dot(own, o2), dot(own, o3));
+                sum[r].x = add_dot(own, o0, sum[r].x);
+                sum[r].y = add_dot(own, o1, sum[r].y);
+                sum[r].z = add_dot(own, o2, sum[r].z);
+                sum[r].w = add_dot(own, o3, sum[r].w);
             }
         }
     }

@@ -1,4 +1,8 @@
-// attention_loads: vectors of four elements of a row; past its end zeros.
+// attention_loads: vectors of four elements of a row; past its end zeros. Same names as
+// attention_loads_vectors.wgsl.
+
+// of grad_output
+alias GradientWord = f32;
 
 fn query_vector(first: u32, d: u32) -> vec4<f32> {
     var x = vec4<f32>();
@@ -34,8 +38,4 @@ fn value_vector(first: u32, d: u32) -> vec4<f32> {
         }
     }
     return x;
-}
-
-fn is_nonfinite(x: vec4<f32>) -> bool {
-    return any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u));
 }

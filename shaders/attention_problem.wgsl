@@ -150,7 +150,8 @@ struct Tile {
 // the head of its group that a row belongs to, and its query
 fn head_of(tile: Tile, row: u32) -> u32 {
     if (FOLDED) {
-        return row / max(tile.q_len, 1u);
+        // rows past the last one belong to its head
+        return min(row / max(tile.q_len, 1u), params.group_size - 1u);
     }
     return 0u;
 }

@@ -125,6 +125,10 @@ fn is_score(score: vec4<f32>) -> vec4<bool> {
     return score > vec4<f32>(MASKED * 0.5);
 }
 
+fn is_nonfinite(x: vec4<f32>) -> bool {
+    return any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u));
+}
+
 // which of a row's keys 4 k .. 4 k + 3 dropout keeps; src/reference/attention.rs has the same
 fn kept(tile: Tile, row: u32, k: u32) -> vec4<bool> {
     let head = tile.batch * params.all_heads + tile.head + head_of(tile, row);

@@ -17,3 +17,8 @@ fn tanh_bounded(x: f32) -> f32 {
 fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exp(-clamp(x, -30.0, 30.0)));
 }
+
+// sum + dot(a, b), four fused multiply-adds
+fn add_dot(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}

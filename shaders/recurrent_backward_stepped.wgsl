@@ -102,7 +102,7 @@ fn recurrent_backward_stepped(
                         let w = weights_of(projecting, direction, start + k, gate, unit);
                         // unroll
                         for (var b = 0u; b < BATCH; b++) {
-                            sum[b] += dot(w, wg_gates[b * K_VECTORS + k]);
+                            sum[b] = add_dot(w, wg_gates[b * K_VECTORS + k], sum[b]);
                         }
                     }
                 }

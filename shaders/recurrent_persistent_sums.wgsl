@@ -38,11 +38,6 @@ fn stage(lane: u32, step: u32, phase: u32, place: Place) {
     }
 }
 
-fn add_product(w: vec4<f32>, at: u32, sum: f32) -> f32 {
-    let h = wg_h[at];
-    return fma(w.w, h.w, fma(w.z, h.z, fma(w.y, h.y, fma(w.x, h.x, sum))));
-}
-
 // pass 1: a share of the sums, to wg_partial
 fn share_of_sums(lane: u32, phase: u32, place: Place) {
     let unit = min(place.unit_start + lane % UNITS, num_units(phase) - 1u);
@@ -66,7 +61,7 @@ fn share_of_sums(lane: u32, phase: u32, place: Place) {
                 // unroll
                 for (var b = 0u; b < BATCH; b++) {
                     if (is_summed(phase, g) && split + v * SPLIT < num_vectors) {
-                        sum[b][g] = add_product(held[g][v], b * K_VECTORS + k, sum[b][g]);
+                        sum[b][g] = add_dot(held[g][v], wg_h[b * K_VECTORS + k], sum[b][g]);
                     }
                 }
             }
@@ -79,7 +74,7 @@ fn share_of_sums(lane: u32, phase: u32, place: Place) {
                     let w = weights_of(phase, place.direction, k, g, unit);
                     // unroll
                     for (var b = 0u; b < BATCH; b++) {
-                        sum[b][g] = add_product(w, b * K_VECTORS + k, sum[b][g]);
+                        sum[b][g] = add_dot(w, wg_h[b * K_VECTORS + k], sum[b][g]);
                     }
                 }
             }

@@ -111,7 +111,7 @@ fn recurrent_stepped(
                     let w = weights_of(second_phase, direction, start + k, g, unit);
                     // unroll
                     for (var b = 0u; b < BATCH; b++) {
-                        sum[b][g] += dot(w, wg_h[b * K_VECTORS + k]);
+                        sum[b][g] = add_dot(w, wg_h[b * K_VECTORS + k], sum[b][g]);
                     }
                 }
             }

@@ -73,6 +73,15 @@ impl ElementType {
         })
     }
 
+    /// The part of a kernel that widens four elements at once: `Word` and `elements`.
+    pub(crate) fn vectors_part(self) -> &'static str {
+        match self {
+            Self::F32 => include_str!("../shaders/vectors_f32.wgsl"),
+            Self::F16 => include_str!("../shaders/vectors_f16.wgsl"),
+            Self::Bf16 => include_str!("../shaders/vectors_bf16.wgsl"),
+        }
+    }
+
     /// The part of a kernel that widens elements of this type: `Word`, `word_of` and `element`.
     pub(crate) fn part(self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::gathered::Gathered;
 use super::plan::groups;
-use super::problem::{Params, Problem, parts};
+use super::problem::{Params, Problem};
 use super::tensors::{Chunk, Tensor, Tensors, check_injective};
 use super::{Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape};
 use crate::kernel::{Access, COMMON, Constant, Constants, Dispatch, Kernel, Operand, fold_grid};
@@ -451,7 +451,7 @@ impl Planner<'_> {
     }
 
     fn side(&self, chunk: &Chunk, side: Side) -> Result<Dispatch, Error> {
-        let Problem { config, shape, .. } = self.problem;
+        let shape = self.problem.shape;
         let (batches, kv_heads) = chunk;
         let (tile, part, len, heads) = match side {
             Side::Query => (self.tiles[0], QUERY, shape.q_len, self.problem.heads(chunk)),
@@ -488,7 +488,10 @@ impl Planner<'_> {
             kernel: Kernel {
                 name: "attention_backward",
                 enables: &[],
-                parts: parts(config.element, [LANE, BINDINGS, PRODUCTS, part, BACKWARD]),
+                parts: self.problem.parts(
+                    self.problem.is_aligned(),
+                    [LANE, BINDINGS, PRODUCTS, part, BACKWARD],
+                ),
                 params: Params::FIELDS,
                 storage: &[
                     Access::Read,
@@ -511,7 +514,7 @@ impl Planner<'_> {
     }
 
     fn bias(&self, chunk: &Chunk) -> Result<Dispatch, Error> {
-        let Problem { config, shape, .. } = self.problem;
+        let shape = self.problem.shape;
         let axes = shape.bias_axes;
         let heads = self.problem.heads(chunk);
         let tile = self.tiles[0];
@@ -547,7 +550,10 @@ impl Planner<'_> {
             kernel: Kernel {
                 name: "attention_backward_bias",
                 enables: &[],
-                parts: parts(config.element, [LANE, BINDINGS, PRODUCTS, QUERY, BIAS]),
+                parts: self.problem.parts(
+                    self.problem.is_aligned(),
+                    [LANE, BINDINGS, PRODUCTS, QUERY, BIAS],
+                ),
                 params: Params::FIELDS,
                 storage: &[
                     Access::Read,

@@ -33,7 +33,9 @@ impl AttentionConfig {
         let tensors = Tensors::new(self, &shape);
         tensors.check(&shape)?;
 
-        let tile = Tile::choose(capabilities, variant, self.head_dim, self.value_dim());
+        let rows = u64::from(shape.q_len) * u64::from(shape.group_size());
+        let dims = [self.head_dim, self.value_dim()];
+        let tile = Tile::choose(capabilities, variant, dims, rows);
         let chunks = tensors.chunks(&shape, &[], capabilities.storage_binding_size)?;
         let split = Split::choose(capabilities, tile, self, &shape, chunks.len());
         // the rows of a folded tile belong to several heads, each with blocks of its own
@@ -207,9 +209,6 @@ struct Split {
 }
 
 impl Split {
-    /// The fewest keys that are worth a workgroup of their own.
-    const FEWEST_KEYS: u32 = 256;
-
     fn choose(
         capabilities: &Capabilities,
         tile: Tile,
@@ -237,9 +236,14 @@ impl Split {
             return none;
         }
         let groups = u64::from(heads) * u64::from(shape.batch);
-        // two workgroups for each core of a CPU, and of a large GPU
-        let wanted = if capabilities.cpu { 8 } else { 256 };
-        let most = u64::from(shape.kv_len / Self::FEWEST_KEYS).max(1);
+        // a CPU's cores take some each; so do a large GPU's, whose loads wait for memory in decoding. The keys
+        // are the fewest that are worth a workgroup of their own
+        let (wanted, fewest_keys) = match tile {
+            Tile::Decode { .. } => (1024, 128),
+            _ if capabilities.cpu => (8, 256),
+            _ => (256, 256),
+        };
+        let most = u64::from(shape.kv_len / fewest_keys).max(1);
         let count = (wanted / groups.max(1)).clamp(1, most) as u32;
         let own = tile.blocks().keys;
         let keys = shape.kv_len.div_ceil(count).max(1).next_multiple_of(own);
@@ -335,9 +339,9 @@ impl Planner<'_> {
         };
         let mut constants = problem.constants(*blocks);
         constants.push(("FOLDED", Constant::Bool(split.folded)));
-        constants.extend(tile.constants(config.value_dim()));
+        constants.extend(tile.constants(config.head_dim, config.value_dim()));
         Ok(Dispatch {
-            kernel: tile.kernel(*variant, config.element),
+            kernel: tile.kernel(*variant, problem),
             constants,
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![

@@ -12,6 +12,7 @@ use crate::philox::threshold;
 const PROBLEM: &str = include_str!("../../shaders/attention_problem.wgsl");
 const SCORES: &str = include_str!("../../shaders/attention_scores.wgsl");
 const LOADS: &str = include_str!("../../shaders/attention_loads.wgsl");
+const LOADS_VECTORS: &str = include_str!("../../shaders/attention_loads_vectors.wgsl");
 const PHILOX: &str = include_str!("../../shaders/philox.wgsl");
 const UNIFORM: &str = include_str!("../../shaders/attention_uniform.wgsl");
 
@@ -294,23 +295,37 @@ impl Problem<'_> {
             ("FROM_DEVICE", Constant::Bool(from_device)),
             ("CLASS_ROWS", Constant::U32(rows)),
             ("CLASS_KEYS", Constant::U32(keys)),
+            ("ALIGNED", Constant::Bool(self.is_aligned())),
         ]
     }
-}
 
-/// The parts in front of a kernel's own: `bindings` declares its tensors, `lane` its struct `Lane`.
-pub(super) fn parts(
-    element: ElementType,
-    own: impl IntoIterator<Item = &'static str>,
-) -> Cow<'static, [&'static str]> {
-    let shared = [
-        COMMON,
-        element.part(),
-        PHILOX,
-        PROBLEM,
-        SCORES,
-        LOADS,
-        UNIFORM,
-    ];
-    Cow::Owned(shared.into_iter().chain(own).collect())
+    /// Whether the rows of all tensors lie at multiples of four elements, so that vectors can be loaded at once.
+    pub fn is_aligned(&self) -> bool {
+        let Tensors {
+            query,
+            key,
+            value,
+            output,
+            ..
+        } = self.tensors;
+        [query, key, value, output]
+            .iter()
+            .all(|tensor| tensor.is_aligned())
+    }
+
+    /// The parts in front of a kernel's own, one of which declares its tensors, one its struct `Lane`; the tensors
+    /// are of words that hold an element or two, or, `aligned`, four.
+    pub fn parts(
+        &self,
+        aligned: bool,
+        own: impl IntoIterator<Item = &'static str>,
+    ) -> Cow<'static, [&'static str]> {
+        let element = self.config.element;
+        let (elements, loads) = match aligned {
+            true => (element.vectors_part(), LOADS_VECTORS),
+            false => (element.part(), LOADS),
+        };
+        let shared = [COMMON, elements, PHILOX, PROBLEM, SCORES, loads, UNIFORM];
+        Cow::Owned(shared.into_iter().chain(own).collect())
+    }
 }

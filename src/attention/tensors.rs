@@ -128,6 +128,12 @@ impl Tensor {
         }
     }
 
+    /// Whether all rows lie at multiples of four elements, from a window's start on too, and are whole fours.
+    pub fn is_aligned(&self) -> bool {
+        let all = [self.batch, self.head, self.token, self.dim];
+        all.iter().all(|stride| stride.is_multiple_of(4))
+    }
+
     /// Whether no element has two indices: rows of different tokens, heads or batch rows stay apart.
     fn is_injective(&self, batch: u64, heads: u64) -> bool {
         if self.len == 0 {

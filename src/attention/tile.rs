@@ -1,20 +1,21 @@
 //! The kernels of attention and their tiles, as data.
 
 use super::gathered::Blocks;
-use super::problem::{Params, parts};
+use super::problem::{Params, Problem};
 use crate::kernel::{Access, Constant, Constants, Kernel};
-use crate::{Capabilities, ElementType, Variant};
+use crate::{Capabilities, Variant};
 
 const BINDINGS: &str = include_str!("../../shaders/attention_bindings.wgsl");
 const ROWS: &str = include_str!("../../shaders/attention_rows.wgsl");
 const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
+const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
 const BROADCAST: &str = include_str!("../../shaders/attention_broadcast.wgsl");
 const REDUCE_WORKGROUP: &str = include_str!("../../shaders/reduce_workgroup.wgsl");
 const REDUCE_SUBGROUP: &str = include_str!("../../shaders/reduce_subgroup.wgsl");
 const BROADCAST_WORKGROUP: &str = include_str!("../../shaders/attention_broadcast_workgroup.wgsl");
 const BROADCAST_SUBGROUP: &str = include_str!("../../shaders/attention_broadcast_subgroup.wgsl");
 
-/// The shape of a workgroup's share, as data. Both kernels compute the same.
+/// The shape of a workgroup's share, as data. All kernels compute the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tile {
     /// `attention.wgsl`: an invocation computes `rows` x 4 scores of a tile of `rows * threads_y` queries by
@@ -26,6 +27,8 @@ pub(super) enum Tile {
         chunk: u32,
         value_keys: u32,
     },
+    /// `attention_decode.wgsl`: `threads_x` invocations share the product of a key with all `rows`.
+    Decode { rows: u32, threads_x: u32 },
     /// `attention_broadcast.wgsl`: an invocation computes four whole rows, `keys` keys at a time.
     Broadcast { threads: u32, keys: u32 },
 }
@@ -36,15 +39,24 @@ pub(super) enum Tile {
 const BROADCAST_DIMS: u32 = 256;
 const PORTABLE_BROADCAST_DIMS: u32 = 32;
 
+/// Of a decoding workgroup: invocations, and keys that it takes at once.
+const DECODE_THREADS: u32 = 128;
+const DECODE_KEYS: u32 = 128;
+
+/// More rows than a decoding tile has are worth a tile that shares keys through workgroup memory.
+const DECODE_ROWS: u32 = 16;
+
 impl Tile {
     /// A CPU's lanes are its vector registers: rows across lanes, keys broadcast, one subgroup per workgroup
     /// where the subgroup hands the keys round. A GPU gets register blocks over a staged tile, as large as
-    /// its registers (about 200 floats per invocation) and workgroup memory allow.
+    /// its registers (about 200 floats per invocation) and workgroup memory allow; for the few rows of
+    /// decoding, one that reads keys and values past the workgroup memory. `rows` are those of all heads that share
+    /// keys.
     pub fn choose(
         capabilities: &Capabilities,
         variant: Variant,
-        head_dim: u32,
-        value_dim: u32,
+        [head_dim, value_dim]: [u32; 2],
+        rows: u64,
     ) -> Self {
         let dims = head_dim + value_dim;
         if capabilities.cpu {
@@ -63,6 +75,9 @@ impl Tile {
                 }
                 _ => {}
             }
+        }
+        if let Some(tile) = Self::decode(capabilities, variant, head_dim, rows) {
+            return tile;
         }
         let wide = value_dim > 256;
         let threads_x = match (variant, wide) {
@@ -89,8 +104,30 @@ impl Tile {
         }
     }
 
+    /// `None` on a CPU, for too many rows, and where they do not fit the workgroup memory.
+    fn decode(
+        capabilities: &Capabilities,
+        variant: Variant,
+        head_dim: u32,
+        rows: u64,
+    ) -> Option<Self> {
+        if capabilities.cpu || rows > DECODE_ROWS.into() {
+            return None;
+        }
+        let rows = (rows as u32).next_power_of_two().max(4);
+        let threads_x = match variant {
+            Variant::Portable => 8,
+            _ => capabilities.lanes_within_subgroup(8),
+        };
+        // queries, scores, and vectors of all invocations for the values and to reduce
+        let pitch = head_dim.next_multiple_of(4 * threads_x);
+        let memory = 4 * rows * (pitch + DECODE_KEYS) + 2 * 16 * DECODE_THREADS + 1024;
+        (memory <= capabilities.workgroup_memory).then_some(Self::Decode { rows, threads_x })
+    }
+
     pub fn queries(self) -> u32 {
         match self {
+            Self::Decode { rows, .. } => rows,
             Self::Blocked {
                 rows, threads_y, ..
             } => rows * threads_y,
@@ -101,6 +138,7 @@ impl Tile {
     pub fn describe(self) -> String {
         let queries = self.queries();
         match self {
+            Self::Decode { .. } => format!("decode, {queries} queries x {DECODE_KEYS} keys"),
             Self::Blocked {
                 threads_x, rows, ..
             } => {
@@ -118,6 +156,7 @@ impl Tile {
     /// The blocks of a mask that this tile goes through.
     pub fn blocks(self) -> Blocks {
         let keys = match self {
+            Self::Decode { .. } => DECODE_KEYS,
             Self::Blocked { threads_x, .. } => 4 * threads_x,
             Self::Broadcast { keys, .. } => keys,
         };
@@ -127,12 +166,20 @@ impl Tile {
         }
     }
 
-    pub fn kernel(self, variant: Variant, element: ElementType) -> Kernel {
+    pub fn kernel(self, variant: Variant, problem: &Problem<'_>) -> Kernel {
         let (name, own) = match (self, variant) {
             (Self::Blocked { .. }, Variant::Portable) => {
                 ("attention", [BINDINGS, ROWS, REDUCE_WORKGROUP, BLOCKED])
             }
             (Self::Blocked { .. }, _) => ("attention", [BINDINGS, ROWS, REDUCE_SUBGROUP, BLOCKED]),
+            (Self::Decode { .. }, Variant::Portable) => (
+                "attention_decode",
+                [BINDINGS, ROWS, REDUCE_WORKGROUP, DECODE],
+            ),
+            (Self::Decode { .. }, _) => (
+                "attention_decode",
+                [BINDINGS, ROWS, REDUCE_SUBGROUP, DECODE],
+            ),
             (Self::Broadcast { .. }, Variant::Portable) => (
                 "attention_broadcast",
                 [BINDINGS, ROWS, BROADCAST_WORKGROUP, BROADCAST],
@@ -142,10 +189,12 @@ impl Tile {
                 [BINDINGS, ROWS, BROADCAST_SUBGROUP, BROADCAST],
             ),
         };
+        // a lane of a CPU takes its elements one by one
+        let aligned = problem.is_aligned() && !matches!(self, Self::Broadcast { .. });
         Kernel {
             name,
             enables: &[],
-            parts: parts(element, own),
+            parts: problem.parts(aligned, own),
             params: Params::FIELDS,
             storage: &[
                 Access::Read,
@@ -161,7 +210,7 @@ impl Tile {
     }
 
     /// Behind those of the problem.
-    pub fn constants(self, value_dim: u32) -> Constants {
+    pub fn constants(self, head_dim: u32, value_dim: u32) -> Constants {
         let mut constants = Vec::new();
         match self {
             Self::Blocked {
@@ -181,6 +230,25 @@ impl Tile {
                     Constant::U32(value_dim.div_ceil(4 * threads_x)),
                 ),
                 ("VALUE_KEYS", Constant::U32(value_keys)),
+            ]),
+            Self::Decode { rows, threads_x } => constants.extend([
+                ("ROWS", Constant::U32(rows)),
+                ("ROW_VECTORS", Constant::U32(rows / 4)),
+                ("THREADS_X", Constant::U32(threads_x)),
+                ("THREADS_Y", Constant::U32(DECODE_THREADS / threads_x)),
+                ("KEY_TILE", Constant::U32(DECODE_KEYS)),
+                (
+                    "ITEMS",
+                    Constant::U32(DECODE_KEYS / 4 * rows / DECODE_THREADS),
+                ),
+                (
+                    "HEAD_VECTORS",
+                    Constant::U32(head_dim.div_ceil(4 * threads_x)),
+                ),
+                (
+                    "VALUE_LANES",
+                    Constant::U32(value_dim.div_ceil(4).next_power_of_two().max(4)),
+                ),
             ]),
             Self::Broadcast { threads, keys } => constants.extend([
                 ("WORKGROUP_SIZE", Constant::U32(threads)),
