@@ -35,12 +35,8 @@ fn receive(at: u32, first_look: u32, group: u32) -> f32 {
     var word = first_look;
     // once at least: who stops must have missed a word that was not there
     for (var i = 0u; word == 0u && i <= params.spin_bound; i++) {
-        // a load is cheaper, but may be answered from a cache that nobody refreshes
-        if (i % 4u == 0u) {
-            word = atomicOr(&scratch[at], 0u);
-        } else {
-            word = atomicLoad(&scratch[at]);
-        }
+        // a load may be answered from a cache that nobody refreshes
+        word = atomicOr(&scratch[at], 0u);
         if (word == 0u && atomicLoad(&scratch[params.exchange_first + group]) != 0u) {
             break;
         }
@@ -70,17 +66,20 @@ fn factors(step: u32, phase: u32, place: Place, row: u32, unit: u32, count: u32)
     let from_step = step - select(1u, 0u, phase == 1u);
     let from_phase = select(NUM_PHASES - 1u, 0u, phase == 1u);
     let first = handed_at(place.direction, from_step, from_phase, row, unit);
-    // all at once, so that their answers are on the way together
+    if (count > 0u) {
+        all.x = receive(first, atomicLoad(&scratch[first]), place.group);
+    }
+    // one workgroup handed them on: the others are there, too, and on their way together
     var words = vec4<u32>();
     // unroll
     for (var c = 0u; c < 4u; c++) {
-        if (c < count) {
+        if (c > 0u && c < count) {
             words[c] = atomicLoad(&scratch[first + c]);
         }
     }
     // unroll
     for (var c = 0u; c < 4u; c++) {
-        if (c < count) {
+        if (c > 0u && c < count) {
             all[c] = receive(first + c, words[c], place.group);
         }
     }

@@ -3,11 +3,13 @@
 mod common;
 
 use common::attention::{
-    AXES, Case, Inputs, SMALL, check, check_inputs, check_option, run, variants,
+    AXES, Case, Inputs, MANY, SMALL, check, check_inputs, check_on, check_option, large_gpu, run,
+    variants,
 };
 use common::{Output, Random, bits, gpu, guises};
 use gatefold::{
-    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Causal, Layout,
+    Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Causal, Gpu,
+    Layout,
 };
 use gatefold::{AttentionMerge, AttentionMergeBuffers, Axes, ElementType, Error, Variant};
 
@@ -62,6 +64,16 @@ fn tiles_less_one_exact_and_more_one() {
             ..SMALL
         });
     }
+}
+
+#[test]
+fn many_queries_get_larger_tiles() {
+    let Some(gpu) = gpu() else { return };
+    let gpu = large_gpu(gpu);
+    let tiles = variants(std::slice::from_ref(&gpu), &MANY);
+    let larger = |tile: &&(Gpu, Variant, String)| tile.2.contains("128 queries");
+    assert!(tiles.iter().any(|tile| larger(&tile)), "{tiles:?}");
+    check_on(&[gpu], MANY);
 }
 
 #[test]

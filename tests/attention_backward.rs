@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::attention::{AXES, Case, Inputs, SMALL, Uploaded, reorder};
+use common::attention::{AXES, Case, Inputs, MANY, SMALL, Uploaded, large_gpu, reorder};
 use common::{Output, bits, gpu, guises};
 use gatefold::reference::attention as reference;
 use gatefold::reference::compare::{Tolerance, compare_with};
@@ -193,6 +193,12 @@ fn check_inputs(guises: &[Gpu], case: Case, inputs: &Inputs) {
             }
         }
     }
+}
+
+#[test]
+fn many_rows_get_larger_tiles() {
+    let Some(gpu) = gpu() else { return };
+    check_inputs(&[large_gpu(gpu)], MANY, &MANY.inputs());
 }
 
 #[test]

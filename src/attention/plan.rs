@@ -33,9 +33,8 @@ impl AttentionConfig {
         let tensors = Tensors::new(self, &shape);
         tensors.check(&shape)?;
 
-        let rows = u64::from(shape.q_len) * u64::from(shape.group_size());
         let dims = [self.head_dim, self.value_dim()];
-        let tile = Tile::choose(capabilities, variant, dims, rows);
+        let tile = Tile::choose(capabilities, variant, dims, &shape);
         let chunks = tensors.chunks(&shape, &[], capabilities.storage_binding_size)?;
         let split = Split::choose(capabilities, tile, self, &shape, chunks.len());
         // the rows of a folded tile belong to several heads, each with blocks of its own

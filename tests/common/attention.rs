@@ -6,7 +6,7 @@ use gatefold::reference::attention::{Broadcast, Dropout};
 use gatefold::reference::compare::{Tolerance, compare};
 use gatefold::reference::{attention as reference, convert};
 use gatefold::{Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape};
-use gatefold::{Axes, Causal, ElementType, Gpu, Layout, Variant};
+use gatefold::{Axes, Capabilities, Causal, Checks, ElementType, Gpu, Layout, Variant};
 
 use super::{Output, Random, bits, gpu, guises};
 
@@ -432,6 +432,30 @@ pub fn check_option(case: Case) {
         let all = guises(gpu);
         check_on(&[all[2].clone(), all[3].clone()], case);
     }
+}
+
+/// As many rows as fill a large GPU, which gets larger tiles for them.
+pub const MANY: Case = Case {
+    batch: 8,
+    num_heads: 16,
+    num_kv_heads: 16,
+    q_len: 129,
+    kv_len: 70,
+    head_dim: 7,
+    value_dim: 12,
+    causal: Causal::BottomRight,
+    ..SMALL
+};
+
+/// A GPU with as much workgroup memory as the larger tiles want: on a CPU that is memory like any other, whatever its
+/// limit says.
+pub fn large_gpu(gpu: &Gpu) -> Gpu {
+    let capabilities = Capabilities {
+        cpu: false,
+        workgroup_memory: 48 << 10,
+        ..*gpu.context().capabilities()
+    };
+    gpu.with_capabilities(capabilities, Checks::Trusted)
 }
 
 /// Compares every variant of `guises` with the reference.

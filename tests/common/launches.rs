@@ -78,6 +78,7 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
     ];
     let shape = AttentionShape::new(2, 6, 2, 65, 129);
     let decode = AttentionShape::new(1, 6, 2, 1, 2000);
+    let many = AttentionShape::new(8, 16, 16, 300, 129);
     let mut all = Vec::new();
     for (head_dim, value_dim) in DIMS {
         let plain = AttentionConfig {
@@ -96,8 +97,11 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
                     log_sum_exp: true,
                 };
                 all.extend(launches(config.plan(device, shape, given).unwrap()));
-                if head_dim == 16 {
+                if [16, 97, 512].contains(&head_dim) {
                     all.extend(launches(config.plan(device, decode, given).unwrap()));
+                }
+                if [(16, 16), (128, 128)].contains(&(head_dim, value_dim)) {
+                    all.extend(launches(config.plan(device, many, given).unwrap()));
                 }
             }
             let given = AttentionBackwardGiven {
@@ -106,9 +110,11 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
                 grad_sinks: config.sinks,
             };
             // they need nothing of a subgroup, whatever the variant of the forward pass
-            let backward = config.plan_backward(device, shape, given).unwrap();
-            let portable = |dispatch| (Variant::Portable, dispatch);
-            all.extend(backward.dispatches.into_iter().map(portable));
+            for shape in [shape, many] {
+                let backward = config.plan_backward(device, shape, given).unwrap();
+                let portable = |dispatch| (Variant::Portable, dispatch);
+                all.extend(backward.dispatches.into_iter().map(portable));
+            }
             let weights = config.plan_weights(device, shape, Chosen::all(&shape), config.alibi);
             all.extend(launches(weights.unwrap()));
         }
