@@ -125,8 +125,13 @@ fn is_score(score: vec4<f32>) -> vec4<bool> {
     return score > vec4<f32>(MASKED * 0.5);
 }
 
+// of each component: neither NaN nor infinite
+fn is_finite(x: vec4<f32>) -> vec4<bool> {
+    return (bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) != vec4<u32>(0x7f800000u);
+}
+
 fn is_nonfinite(x: vec4<f32>) -> bool {
-    return any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u));
+    return !all(is_finite(x));
 }
 
 // which of a row's keys 4 k .. 4 k + 3 dropout keeps; src/reference/attention.rs has the same

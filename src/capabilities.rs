@@ -17,6 +17,9 @@ pub struct Capabilities {
     /// Workgroups that were seen to run at the same time: 0 until a
     /// [`Context::probe`](crate::Context::probe) has looked.
     pub concurrent_workgroups: u32,
+    /// Rows and columns of the cooperative matrices, 8 or 16: f16 factors, f32 sums. `None` until
+    /// [`with_cooperative`](Self::with_cooperative) has been told.
+    pub cooperative: Option<u32>,
 }
 
 impl Capabilities {
@@ -33,6 +36,7 @@ impl Capabilities {
             workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             storage_binding_size: limits.max_storage_buffer_binding_size,
             concurrent_workgroups: 0,
+            cooperative: None,
         }
     }
 
@@ -48,6 +52,30 @@ impl Capabilities {
             workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             storage_binding_size: limits.max_storage_buffer_binding_size,
             concurrent_workgroups: 0,
+            cooperative: None,
+        }
+    }
+
+    /// What WGSL with cooperative matrices begins with.
+    pub(crate) const COOPERATIVE_ENABLES: &[&str] = &["f16", "wgpu_cooperative_matrix"];
+
+    /// The same with the cooperative matrices among `properties`
+    /// ([`wgpu::Adapter::cooperative_matrix_properties`]) that kernels here can use: as large as possible, if the
+    /// subgroup size is one number and there is f16. The device must have been created with
+    /// [`wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX`], and [`Context::probe`](crate::Context::probe) finds out
+    /// whether they compute right.
+    pub fn with_cooperative(self, properties: &[wgpu::CooperativeMatrixProperties]) -> Self {
+        let offered = |edge: &u32| {
+            properties.iter().any(|offer| {
+                [offer.m_size, offer.n_size, offer.k_size] == [*edge; 3]
+                    && offer.ab_type == wgpu::CooperativeScalarType::F16
+                    && offer.cr_type == wgpu::CooperativeScalarType::F32
+            })
+        };
+        let able = self.f16 && self.fixed_subgroup_size().is_some();
+        Self {
+            cooperative: [16, 8].into_iter().find(offered).filter(|_| able),
+            ..self
         }
     }
 

@@ -76,10 +76,17 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`].
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self, Error> {
+        let matrices = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("gatefold"),
-            required_features: Context::wanted_features(adapter),
+            required_features: Context::wanted_features(adapter) | matrices,
             required_limits: Context::wanted_limits(adapter),
+            experimental_features: match matrices.is_empty() {
+                true => wgpu::ExperimentalFeatures::disabled(),
+                // SAFETY: the one experimental feature is cooperative matrices. Kernels with them access memory within
+                // what they declare, and `Context::probe` takes the matrices away where they compute wrong.
+                false => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            },
             ..Default::default()
         };
         let (device, queue) = adapter
@@ -97,7 +104,12 @@ impl Gpu {
                 note(&lost, format!("device lost: {message}"));
             }
         });
-        let context = Context::new(&device);
+        let capabilities = Capabilities::of(&device);
+        let capabilities = match matrices.is_empty() {
+            true => capabilities,
+            false => capabilities.with_cooperative(&adapter.cooperative_matrix_properties()),
+        };
+        let context = Context::with_capabilities(&device, capabilities, Checks::default());
         Ok(Self {
             info: adapter.get_info(),
             device,

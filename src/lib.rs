@@ -16,6 +16,7 @@ mod min_recurrent;
 pub mod peak;
 pub mod philox;
 mod plan;
+mod probe;
 mod recurrent;
 pub mod reference;
 mod scan;
@@ -43,11 +44,11 @@ pub use min_recurrent::{
     MinRecurrentWeights,
 };
 pub use plan::{Plan, Variant};
+pub use probe::{cooperative_probe_dispatch, probe_dispatch};
 pub use recurrent::{
     Activation, Activations, Cell, Direction, Given, Recurrent, RecurrentBackwardBuffers,
     RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig, RecurrentGradients,
     RecurrentSession, RecurrentShape, RecurrentWeights, SessionBound, SessionBuffers, Tier,
-    probe_dispatch,
 };
 pub use scan::{
     Scan, ScanBackwardBuffers, ScanBackwardGiven, ScanBuffers, ScanConfig, ScanGiven, ScanShape,

@@ -11,13 +11,15 @@ pub enum Variant {
     Portable,
     /// Subgroup operations, at any subgroup size.
     Subgroup,
+    /// Matrix units: products of f16 factors, summed in f32.
+    Cooperative,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Portable, Self::Subgroup];
+    pub const ALL: &[Self] = &[Self::Portable, Self::Subgroup, Self::Cooperative];
 
-    /// Those that a device with `capabilities` can run, best first.
+    /// Those that a device with `capabilities` can run, best first, for an operation that has no use for matrix units.
     pub fn available(capabilities: &Capabilities) -> impl Iterator<Item = Self> + use<> {
         let subgroups = capabilities.lanes_within_subgroup(4) == 4;
         subgroups
@@ -47,6 +49,7 @@ impl Variant {
         match self {
             Self::Portable => "portable",
             Self::Subgroup => "subgroup",
+            Self::Cooperative => "cooperative",
         }
     }
 }

@@ -25,7 +25,6 @@ mod carry;
 mod dropout;
 mod pack;
 mod plan;
-mod probe;
 mod session;
 mod steps;
 mod tile;
@@ -33,7 +32,6 @@ mod tile;
 pub use activation::{Activation, Activations};
 pub use backward::{RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentGradients};
 pub use pack::RecurrentWeights;
-pub use probe::probe_dispatch;
 pub use session::{RecurrentSession, SessionBound, SessionBuffers};
 
 use crate::{Bound, Context, ElementType, Error, Plan, Variant};

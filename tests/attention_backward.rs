@@ -183,7 +183,7 @@ fn check_inputs(guises: &[Gpu], case: Case, inputs: &Inputs) {
             ),
         ];
         for (name, shape, got, truth, magnitude, yardstick) in judged {
-            let tolerance = Tolerance::GRADIENT;
+            let tolerance = Tolerance::GRADIENT.of(variant);
             let result = compare_with(name, &shape, &got, truth, magnitude, yardstick, tolerance);
             if let Err(difference) = result {
                 panic!(

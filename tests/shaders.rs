@@ -23,8 +23,16 @@ fn abilities(form: &Form) -> Abilities {
     let halves = Abilities::SHADER_FLOAT16_IN_FLOAT32;
     match form.variant {
         Variant::Portable => halves,
+        _ if has_matrices(form) => {
+            halves | Abilities::SUBGROUP | Abilities::SHADER_FLOAT16 | Abilities::COOPERATIVE_MATRIX
+        }
         _ => halves | Abilities::SUBGROUP,
     }
+}
+
+/// Cooperative matrices are known to wgpu alone, and to its backends for Vulkan and Metal.
+fn has_matrices(form: &Form) -> bool {
+    form.kernel.enables.contains(&"wgpu_cooperative_matrix")
 }
 
 /// Runs `check` for all forms, on all cores.
@@ -175,6 +183,9 @@ fn every_form_translates_for_vulkan_metal_and_direct3d() {
         back::msl::write_string(&module, &info, &msl, &Default::default())
             .unwrap_or_else(|error| panic!("{label}: MSL: {error}"));
 
+        if has_matrices(form) {
+            return;
+        }
         let hlsl = back::hlsl::Options {
             // 5.1 is that of FXC, which wgpu falls back to; 6.0 brought the wave intrinsics
             shader_model: match form.variant {
@@ -205,6 +216,9 @@ fn every_form_passes_tint() {
     }
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     for_all_forms(|form| {
+        if has_matrices(form) {
+            return;
+        }
         let enable = match form.variant {
             Variant::Portable => "",
             _ => "enable subgroups;\n",

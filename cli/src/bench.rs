@@ -137,7 +137,7 @@ fn measure(
         clock: None,
         describe,
     };
-    match problem.check(&inputs, &got)? {
+    match problem.check(plan.variant, &inputs, &got)? {
         Ok(error) => row.error = error,
         Err(difference) => {
             // JSON has no infinity, which a NaN in the result counts as

@@ -33,6 +33,8 @@ struct Abilities {
     subgroup_max_size: Option<u32>,
     f16: bool,
     timestamps: bool,
+    /// Rows and columns of cooperative matrices.
+    cooperative: Option<u32>,
     workgroup_memory: u32,
     workgroup_invocations: u32,
     storage_binding_size: u64,
@@ -89,6 +91,7 @@ fn entry(gpu: &Gpu) -> Entry {
             subgroup_max_size: max,
             f16: capabilities.f16,
             timestamps,
+            cooperative: capabilities.cooperative,
             workgroup_memory: capabilities.workgroup_memory,
             workgroup_invocations: capabilities.workgroup_invocations,
             storage_binding_size: capabilities.storage_binding_size,
@@ -104,7 +107,7 @@ fn choice(problem: &dyn Problem, capabilities: &Capabilities) -> Choice {
     let shape = ops::describe(problem);
     let declined = |variant: &Variant| Declined {
         variant: variant.to_string(),
-        why: lacking(*variant, capabilities),
+        why: lacking(problem.op(), *variant, capabilities),
     };
     let able = problem.variants(capabilities);
     let not = Variant::ALL
@@ -141,6 +144,7 @@ fn reason(variant: Variant, capabilities: &Capabilities) -> String {
     };
     match (variant, capabilities.subgroup_size) {
         (Variant::Subgroup, Some(size)) => format!("{device} with {}", subgroups(size)),
+        (Variant::Cooperative, _) => format!("{device} with matrix units"),
         _ => format!("{device}; this variant runs everywhere"),
     }
 }
@@ -153,11 +157,17 @@ fn subgroups((min, max): (u32, u32)) -> String {
     }
 }
 
-fn lacking(variant: Variant, capabilities: &Capabilities) -> String {
+fn lacking(op: &str, variant: Variant, capabilities: &Capabilities) -> String {
     match (variant, capabilities.subgroup_size) {
         (Variant::Subgroup, None) => "the device has no subgroup operations".into(),
-        (Variant::Subgroup, Some((min, _))) => {
+        (Variant::Subgroup, Some((min, _))) if min < 4 => {
             format!("a subgroup may have {min} lanes, it takes 4")
+        }
+        (Variant::Cooperative, _) if capabilities.cooperative.is_none() => {
+            "the device has no matrix units that can be used".into()
+        }
+        (Variant::Cooperative, _) if op == "attention" => {
+            "for tensors of f16, or if asked for".into()
         }
         _ => "not for this operation".into(),
     }

@@ -69,9 +69,14 @@ pub trait Problem {
     /// Every output, from the f64 reference.
     fn truth(&self, inputs: &Tensors) -> Result<Tensors>;
 
-    /// The worst error of an element relative to its row, or the element that is wrong. A problem too
-    /// large for the reference is checked in a sample of its rows.
-    fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>>;
+    /// The worst error of an element relative to its row, or the element that is wrong, of what `variant` has left.
+    /// A problem too large for the reference is checked in a sample of its rows.
+    fn check(
+        &self,
+        variant: Variant,
+        inputs: &Tensors,
+        got: &Tensors,
+    ) -> Result<Result<f64, Box<Difference>>>;
 }
 
 /// Whether the tensors of a plan fit buffers of the device: said before inputs of that size are made.

@@ -158,7 +158,7 @@ fn attempt(
             return (None, Err(error.to_string()));
         }
     };
-    let result = match problem.check(inputs, &first) {
+    let result = match problem.check(variant, inputs, &first) {
         Ok(Ok(_)) if bits(&first) != bits(&second) => Err("two runs differ".into()),
         Ok(Ok(error)) => Ok(error),
         Ok(Err(difference)) => Err(difference.to_string()),

@@ -258,7 +258,12 @@ impl AttentionConfig {
         shape: AttentionShape,
         given: AttentionBackwardGiven,
     ) -> Result<Plan, Error> {
-        let variant = Variant::choose(self.variant, self.variants(capabilities), "attention")?;
+        let variant = match Variant::choose(self.variant, self.variants(capabilities), "attention")?
+        {
+            // its kernels do without matrix units
+            Variant::Cooperative => Variant::Portable,
+            variant => variant,
+        };
         let forward_given = AttentionGiven {
             log_sum_exp: true,
             kv_lengths: given.kv_lengths,

@@ -8,14 +8,23 @@ use super::tile::Tile;
 use super::{AttentionConfig, AttentionGiven, AttentionShape, Causal};
 use crate::kernel::{Constant, Dispatch, Operand, fold_grid};
 use crate::plan::check_elements;
-use crate::{Capabilities, Error, Plan, Variant};
+use crate::{Capabilities, ElementType, Error, Plan, Variant};
 
 const MAX_HEAD_DIM: u32 = 512;
 
 impl AttentionConfig {
     /// The variants that a device can run, best first.
     pub fn variants(&self, capabilities: &Capabilities) -> impl Iterator<Item = Variant> + use<> {
-        Variant::available(capabilities)
+        // rounds the weights to f16: chosen for tensors of f16, for others only if it is asked for
+        let wanted = self.element == ElementType::F16 || self.variant == Some(Variant::Cooperative);
+        let dims = [self.head_dim, self.value_dim()];
+        let able = wanted && Tile::cooperative(capabilities, dims).is_some();
+        let first = able && !capabilities.cpu;
+        let cooperative = |here: bool| here.then_some(Variant::Cooperative);
+        cooperative(first)
+            .into_iter()
+            .chain(Variant::available(capabilities))
+            .chain(cooperative(able && !first))
     }
 
     /// How a call runs on a device with `capabilities`.

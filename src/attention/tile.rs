@@ -4,12 +4,17 @@ use super::gathered::Blocks;
 use super::problem::{Params, Problem};
 use crate::attention::AttentionShape;
 use crate::kernel::{Access, Constant, Constants, Kernel};
+use crate::probe::cooperative_part;
 use crate::{Capabilities, Variant};
 
 const BINDINGS: &str = include_str!("../../shaders/attention_bindings.wgsl");
 const ROWS: &str = include_str!("../../shaders/attention_rows.wgsl");
 const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
 const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
+const LANE: &str = include_str!("../../shaders/attention_lane.wgsl");
+const COOPERATIVE: &str = include_str!("../../shaders/attention_cooperative.wgsl");
+const COOPERATIVE_PRODUCTS: &str =
+    include_str!("../../shaders/attention_cooperative_products.wgsl");
 const BROADCAST: &str = include_str!("../../shaders/attention_broadcast.wgsl");
 const REDUCE_WORKGROUP: &str = include_str!("../../shaders/reduce_workgroup.wgsl");
 const REDUCE_SUBGROUP: &str = include_str!("../../shaders/reduce_subgroup.wgsl");
@@ -30,6 +35,14 @@ pub(super) enum Tile {
     },
     /// `attention_decode.wgsl`: `threads_x` invocations share the product of a key with all `rows`.
     Decode { rows: u32, threads_x: u32 },
+    /// `attention_cooperative.wgsl`: `subgroups` compute products of `rows` by `keys` in tiles of `edge` by `edge`.
+    Cooperative {
+        rows: u32,
+        keys: u32,
+        edge: u32,
+        subgroups: u32,
+        subgroup_size: u32,
+    },
     /// `attention_broadcast.wgsl`: an invocation computes four whole rows, `keys` keys at a time.
     Broadcast { threads: u32, keys: u32 },
 }
@@ -59,6 +72,12 @@ impl Tile {
         shape: &AttentionShape,
     ) -> Self {
         let dims = head_dim + value_dim;
+        let rows = u64::from(shape.q_len) * u64::from(shape.group_size());
+        let few = Self::decode(capabilities, variant, head_dim, rows);
+        let matrices = Self::cooperative(capabilities, [head_dim, value_dim]);
+        if let (Variant::Cooperative, Some(tile)) = (variant, few.or(matrices)) {
+            return tile;
+        }
         if capabilities.cpu {
             match (variant, capabilities.fixed_subgroup_size()) {
                 (Variant::Subgroup, Some(size)) if size <= 8 && dims <= BROADCAST_DIMS => {
@@ -76,8 +95,7 @@ impl Tile {
                 _ => {}
             }
         }
-        let rows = u64::from(shape.q_len) * u64::from(shape.group_size());
-        if let Some(tile) = Self::decode(capabilities, variant, head_dim, rows) {
+        if let Some(tile) = few {
             return tile;
         }
         if let Some(tile) = Self::large(capabilities, variant, value_dim, shape) {
@@ -106,6 +124,33 @@ impl Tile {
             chunk,
             value_keys,
         }
+    }
+
+    /// `None` on a device without matrix units, and for heads too long for its workgroup memory.
+    pub fn cooperative(
+        capabilities: &Capabilities,
+        [head_dim, value_dim]: [u32; 2],
+    ) -> Option<Self> {
+        let edge = capabilities.cooperative?;
+        let subgroup_size = capabilities.fixed_subgroup_size()?;
+        // as many invocations as rows at least
+        let threads = if subgroup_size < 16 { 64 } else { 128 };
+        let subgroups = threads / subgroup_size;
+        let [head, value] = [head_dim, value_dim].map(|dim| dim.next_multiple_of(edge));
+        let fits = |&(rows, keys): &(u32, u32)| {
+            let halves = rows * (head + keys + 16) + keys * (head.max(value) + 8);
+            let products = rows * (keys.max(value) + 4);
+            let memory = 2 * halves + 4 * (products + threads) + 256;
+            memory <= capabilities.workgroup_memory
+        };
+        let (rows, keys) = [(64, 64), (32, 32), (16, 32)].into_iter().find(fits)?;
+        (subgroups > 0).then_some(Self::Cooperative {
+            rows,
+            keys,
+            edge,
+            subgroups,
+            subgroup_size,
+        })
     }
 
     /// Where there are enough queries to fill a large GPU, larger blocks: each element that is staged meets more
@@ -171,7 +216,7 @@ impl Tile {
 
     pub fn queries(self) -> u32 {
         match self {
-            Self::Decode { rows, .. } => rows,
+            Self::Decode { rows, .. } | Self::Cooperative { rows, .. } => rows,
             Self::Blocked {
                 rows, threads_y, ..
             } => rows * threads_y,
@@ -183,6 +228,9 @@ impl Tile {
         let queries = self.queries();
         match self {
             Self::Decode { .. } => format!("decode, {queries} queries x {DECODE_KEYS} keys"),
+            Self::Cooperative { keys, edge, .. } => {
+                format!("cooperative, {queries} queries x {keys} keys, matrices of {edge}")
+            }
             Self::Blocked {
                 threads_x, rows, ..
             } => {
@@ -201,6 +249,7 @@ impl Tile {
     pub fn blocks(self) -> Blocks {
         let keys = match self {
             Self::Decode { .. } => DECODE_KEYS,
+            Self::Cooperative { keys, .. } => keys,
             Self::Blocked { threads_x, .. } => 4 * threads_x,
             Self::Broadcast { keys, .. } => keys,
         };
@@ -213,31 +262,47 @@ impl Tile {
     pub fn kernel(self, variant: Variant, problem: &Problem<'_>) -> Kernel {
         let (name, own) = match (self, variant) {
             (Self::Blocked { .. }, Variant::Portable) => {
-                ("attention", [BINDINGS, ROWS, REDUCE_WORKGROUP, BLOCKED])
+                ("attention", vec![BINDINGS, ROWS, REDUCE_WORKGROUP, BLOCKED])
             }
-            (Self::Blocked { .. }, _) => ("attention", [BINDINGS, ROWS, REDUCE_SUBGROUP, BLOCKED]),
+            (Self::Blocked { .. }, _) => {
+                ("attention", vec![BINDINGS, ROWS, REDUCE_SUBGROUP, BLOCKED])
+            }
+            (Self::Cooperative { edge, .. }, _) => (
+                "attention_cooperative",
+                vec![
+                    BINDINGS,
+                    ROWS,
+                    LANE,
+                    cooperative_part(edge),
+                    COOPERATIVE_PRODUCTS,
+                    COOPERATIVE,
+                ],
+            ),
             (Self::Decode { .. }, Variant::Portable) => (
                 "attention_decode",
-                [BINDINGS, ROWS, REDUCE_WORKGROUP, DECODE],
+                vec![BINDINGS, ROWS, REDUCE_WORKGROUP, DECODE],
             ),
             (Self::Decode { .. }, _) => (
                 "attention_decode",
-                [BINDINGS, ROWS, REDUCE_SUBGROUP, DECODE],
+                vec![BINDINGS, ROWS, REDUCE_SUBGROUP, DECODE],
             ),
             (Self::Broadcast { .. }, Variant::Portable) => (
                 "attention_broadcast",
-                [BINDINGS, ROWS, BROADCAST_WORKGROUP, BROADCAST],
+                vec![BINDINGS, ROWS, BROADCAST_WORKGROUP, BROADCAST],
             ),
             (Self::Broadcast { .. }, _) => (
                 "attention_broadcast",
-                [BINDINGS, ROWS, BROADCAST_SUBGROUP, BROADCAST],
+                vec![BINDINGS, ROWS, BROADCAST_SUBGROUP, BROADCAST],
             ),
         };
         // a lane of a CPU takes its elements one by one
         let aligned = problem.is_aligned() && !matches!(self, Self::Broadcast { .. });
         Kernel {
             name,
-            enables: &[],
+            enables: match self {
+                Self::Cooperative { .. } => Capabilities::COOPERATIVE_ENABLES,
+                _ => &[],
+            },
             parts: problem.parts(aligned, own),
             params: Params::FIELDS,
             storage: &[
@@ -275,6 +340,29 @@ impl Tile {
                 ),
                 ("VALUE_KEYS", Constant::U32(value_keys)),
             ]),
+            Self::Cooperative {
+                rows,
+                keys,
+                edge,
+                subgroups,
+                subgroup_size,
+            } => {
+                let row_lanes = subgroups * subgroup_size / rows;
+                let [head, value] = [head_dim, value_dim].map(|dim| dim.next_multiple_of(edge));
+                constants.extend([
+                    ("ROWS", Constant::U32(rows)),
+                    ("KEYS", Constant::U32(keys)),
+                    ("HEAD_PAD", Constant::U32(head)),
+                    ("VALUE_PAD", Constant::U32(value)),
+                    ("SUBGROUPS", Constant::U32(subgroups)),
+                    ("SUBGROUP_SIZE", Constant::U32(subgroup_size)),
+                    ("ITEMS", Constant::U32(keys / 4 / row_lanes)),
+                    (
+                        "VALUE_ITEMS",
+                        Constant::U32((value / 4).div_ceil(row_lanes)),
+                    ),
+                ]);
+            }
             Self::Decode { rows, threads_x } => constants.extend([
                 ("ROWS", Constant::U32(rows)),
                 ("ROW_VECTORS", Constant::U32(rows / 4)),

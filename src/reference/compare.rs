@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::Variant;
+
 /// The allowed error of one kind of result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
@@ -27,6 +29,17 @@ impl Tolerance {
         factor: 8.0,
         floor: 1e-5,
     };
+    /// The same for the results of `variant`: matrix units round factors, weights among them, to f16.
+    pub fn of(self, variant: Variant) -> Self {
+        match variant {
+            Variant::Cooperative => Self {
+                floor: 4e-3,
+                ..self
+            },
+            _ => self,
+        }
+    }
+
     /// As [`FORWARD`](Self::FORWARD), with errors that a recurrence carries from step to step.
     pub const RECURRENT: Self = Self {
         factor: 8.0,

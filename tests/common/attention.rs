@@ -465,6 +465,17 @@ pub fn check_on(guises: &[Gpu], case: Case) {
 
 /// The same with inputs of the test's own.
 pub fn check_inputs(guises: &[Gpu], case: Case, inputs: &Inputs) {
+    check_these(variants(guises, &case), case, inputs);
+}
+
+/// Compares one variant with the reference, if the device can run it.
+pub fn check_variant(gpu: &Gpu, variant: Variant, case: Case) {
+    let mut these = variants(std::slice::from_ref(gpu), &case);
+    these.retain(|(_, other, _)| *other == variant);
+    check_these(these, case, &case.inputs());
+}
+
+fn check_these(variants: Vec<(Gpu, Variant, String)>, case: Case, inputs: &Inputs) {
     let problem = case.problem(inputs);
     let [query, key, value] = [&inputs.query, &inputs.key, &inputs.value];
     let exact = |x: &[f32]| convert::<f64>(x);
@@ -472,7 +483,8 @@ pub fn check_inputs(guises: &[Gpu], case: Case, inputs: &Inputs) {
     let yardstick = reference::attention(&problem, query, key, value);
     let rows = [problem.batch, problem.num_heads, problem.q_len];
     let shape = [rows.as_slice(), &[problem.value_dim]].concat();
-    for (guise, variant, tile) in variants(guises, &case) {
+    for (guise, variant, tile) in variants {
+        let tolerance = Tolerance::FORWARD.of(variant);
         let [output, log_sum_exp] = run(&guise, &case, variant, inputs);
         for (name, shape, got, truth, yardstick) in [
             (
@@ -490,8 +502,7 @@ pub fn check_inputs(guises: &[Gpu], case: Case, inputs: &Inputs) {
                 &yardstick.log_sum_exp,
             ),
         ] {
-            if let Err(difference) = compare(name, shape, got, truth, yardstick, Tolerance::FORWARD)
-            {
+            if let Err(difference) = compare(name, shape, got, truth, yardstick, tolerance) {
                 panic!(
                     "{difference}\n{variant}, {tile}\n{case:?}\n{}",
                     guise.describe()

@@ -21,6 +21,7 @@ const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
     gemm,
     recurrent,
     recurrent_probe,
+    cooperative_probe,
     gradient_clip,
     scan,
     min_recurrent,
@@ -86,6 +87,18 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
             value_dim: Some(value_dim),
             ..Default::default()
         };
+        let halves = AttentionConfig {
+            element: ElementType::F16,
+            variant: Some(Variant::Cooperative),
+            ..plain
+        };
+        if halves
+            .variants(device)
+            .any(|variant| variant == Variant::Cooperative)
+        {
+            let given = AttentionGiven::default();
+            all.extend(launches(halves.plan(device, shape, given).unwrap()));
+        }
         for config in with_options(plain, (head_dim, value_dim) == (16, 16)) {
             for variant in config.variants(device) {
                 let config = AttentionConfig {
@@ -280,6 +293,14 @@ fn recurrent_probe(_: &Capabilities) -> Vec<Launch> {
     vec![(Variant::Portable, gatefold::probe_dispatch(8))]
 }
 
+fn cooperative_probe(device: &Capabilities) -> Vec<Launch> {
+    let dispatch = gatefold::cooperative_probe_dispatch(device);
+    dispatch
+        .map(|dispatch| (Variant::Cooperative, dispatch))
+        .into_iter()
+        .collect()
+}
+
 fn gradient_clip(device: &Capabilities) -> Vec<Launch> {
     use gatefold::GradientClipConfig::{Norm, Value};
     let plans = [Norm(1.0), Value(1.0)].map(|clip| clip.plan(device, &[5, 70_000]).unwrap());
@@ -385,6 +406,11 @@ fn devices() -> Vec<Capabilities> {
             devices.push(Capabilities {
                 cpu,
                 subgroup_size,
+                cooperative: match subgroup_size {
+                    Some((8, 8)) => Some(8),
+                    Some((32, 32) | (64, 64)) => Some(16),
+                    _ => None,
+                },
                 workgroup_memory: kilobytes * 1024,
                 ..Capabilities::floor()
             });

@@ -335,7 +335,12 @@ impl Problem for Additive {
         Ok(results.into_iter().map(tensor).collect())
     }
 
-    fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
+    fn check(
+        &self,
+        _: Variant,
+        inputs: &Tensors,
+        got: &Tensors,
+    ) -> Result<Result<f64, Box<Difference>>> {
         check::check(self, inputs, got)
     }
 }

@@ -241,8 +241,13 @@ impl Problem for Attention {
         segments::truth(self, inputs)
     }
 
-    fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
-        check::check(self, inputs, got)
+    fn check(
+        &self,
+        variant: Variant,
+        inputs: &Tensors,
+        got: &Tensors,
+    ) -> Result<Result<f64, Box<Difference>>> {
+        check::check(self, variant, inputs, got)
     }
 }
 

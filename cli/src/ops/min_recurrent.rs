@@ -438,7 +438,12 @@ impl Problem for MinRecurrent {
         Ok(results.into_iter().map(tensor).collect())
     }
 
-    fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
+    fn check(
+        &self,
+        _: Variant,
+        inputs: &Tensors,
+        got: &Tensors,
+    ) -> Result<Result<f64, Box<Difference>>> {
         check::check(self, inputs, got)
     }
 }

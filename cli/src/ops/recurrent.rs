@@ -446,7 +446,12 @@ impl Problem for Recurrent {
         gradients::of_format(self, tensors)
     }
 
-    fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
+    fn check(
+        &self,
+        _: Variant,
+        inputs: &Tensors,
+        got: &Tensors,
+    ) -> Result<Result<f64, Box<Difference>>> {
         check::check(self, inputs, got)
     }
 }

@@ -423,7 +423,12 @@ impl Problem for Scan {
         Ok(results.map(tensor).collect())
     }
 
-    fn check(&self, inputs: &Tensors, got: &Tensors) -> Result<Result<f64, Box<Difference>>> {
+    fn check(
+        &self,
+        _: Variant,
+        inputs: &Tensors,
+        got: &Tensors,
+    ) -> Result<Result<f64, Box<Difference>>> {
         let truth = self.compute::<f64>(inputs)?;
         let tracked = self.compute::<Tracked>(inputs)?;
         let yardstick = self.compute::<f32>(inputs)?;
@@ -472,9 +477,19 @@ mod tests {
         {
             got.insert(name.to_owned(), Tensor::f32(&shape, values));
         }
-        assert!(problem.check(&inputs, &got).unwrap().is_ok());
+        assert!(
+            problem
+                .check(Variant::Portable, &inputs, &got)
+                .unwrap()
+                .is_ok()
+        );
         let swapped = got["grad_a"].clone();
         got.insert("grad_b".to_owned(), swapped);
-        assert!(problem.check(&inputs, &got).unwrap().is_err());
+        assert!(
+            problem
+                .check(Variant::Portable, &inputs, &got)
+                .unwrap()
+                .is_err()
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! The result against the f64 reference, in full or in a sample of rows.
 
+use gatefold::Variant;
 use gatefold::reference::attention::{
     Gradients, Output, Problem, attention_row, backward, backward_magnitude,
 };
@@ -19,6 +20,7 @@ const FEWEST_ROWS: usize = 16;
 
 pub fn check(
     problem: &Attention,
+    variant: Variant,
     inputs: &Tensors,
     got: &Tensors,
 ) -> Result<Result<f64, Box<Difference>>> {
@@ -48,15 +50,15 @@ pub fn check(
             p.batch * p.num_heads * p.q_len,
             (AFFORDABLE / each).max(FEWEST_ROWS),
         );
-        let forward = check_rows(&p, segment, &own, &sample);
+        let forward = check_rows(&p, variant, segment, &own, &sample);
         return match (forward, problem.grad) {
             (Ok(error), true) => {
-                Ok(check_first_head(&p, segment, got)?.map(|other| error.max(other)))
+                Ok(check_first_head(&p, variant, segment, got)?.map(|other| error.max(other)))
             }
             (forward, _) => Ok(forward),
         };
     }
-    check_all(problem, inputs, got, own)
+    check_all(problem, variant, inputs, got, own)
 }
 
 fn cost(p: &Problem) -> usize {
@@ -73,13 +75,14 @@ type Judged = (
     Vec<f32>,
 );
 
-fn judge(judged: Vec<Judged>) -> Result<f64, Box<Difference>> {
+fn judge(variant: Variant, judged: Vec<Judged>) -> Result<f64, Box<Difference>> {
     let mut worst = 0.0_f64;
     for (name, shape, got, truth, magnitude, yardstick) in judged {
         let tolerance = match name.starts_with("grad_") {
             true => Tolerance::GRADIENT,
             false => Tolerance::FORWARD,
         };
+        let tolerance = tolerance.of(variant);
         let agreement = compare_with(
             name, &shape, &got, &truth, &magnitude, &yardstick, tolerance,
         )?;
@@ -90,6 +93,7 @@ fn judge(judged: Vec<Judged>) -> Result<f64, Box<Difference>> {
 
 fn check_all(
     problem: &Attention,
+    variant: Variant,
     inputs: &Tensors,
     got: &Tensors,
     own: Results<f32>,
@@ -141,7 +145,7 @@ fn check_all(
             judged.push((name, dims, got, own.0, own.1, own.2));
         }
     }
-    Ok(judge(judged))
+    Ok(judge(variant, judged))
 }
 
 fn magnitudes(p: &Problem, q: &[f64], k: &[f64], v: &[f64], g: &[f64]) -> Gradients<f64> {
@@ -163,6 +167,7 @@ fn flat<R>(gradients: Gradients<R>) -> [Vec<R>; 5] {
 /// bias and nothing else that heads share.
 fn check_first_head(
     p: &Problem,
+    variant: Variant,
     segment: &Segment,
     got: &Tensors,
 ) -> Result<Result<f64, Box<Difference>>> {
@@ -205,7 +210,7 @@ fn check_first_head(
         );
         judged.push((name, dims, got, own.0, own.1, own.2));
     }
-    Ok(judge(judged))
+    Ok(judge(variant, judged))
 }
 
 /// `count` of `0..rows`, the first and the last among them, spread so that they hit every place of a tile.
@@ -221,6 +226,7 @@ fn sample(rows: usize, count: usize) -> Vec<usize> {
 /// The rows of the sample only.
 fn check_rows(
     p: &Problem,
+    variant: Variant,
     segment: &Segment,
     got: &Results<f32>,
     sample: &[usize],
@@ -242,7 +248,7 @@ fn check_rows(
         rows.log_sum_exp.push(got.log_sum_exp[row]);
     }
     let shape = [1, 1, sample.len(), p.value_dim];
-    agree(&shape, &rows, &truth, &yardstick).map_err(|mut difference| {
+    agree(variant, &shape, &rows, &truth, &yardstick).map_err(|mut difference| {
         let row = sample[difference.index[2]];
         difference.index[..3].copy_from_slice(&place(p, row));
         difference
@@ -263,6 +269,7 @@ fn empty<R>() -> Output<R> {
 }
 
 fn agree(
+    variant: Variant,
     shape: &[usize; 4],
     got: &Output<f32>,
     truth: &Output<f64>,
@@ -274,7 +281,7 @@ fn agree(
         &got.output,
         &truth.output,
         &yardstick.output,
-        Tolerance::FORWARD,
+        Tolerance::FORWARD.of(variant),
     )?;
     let log_sum_exp = compare(
         "log_sum_exp",
@@ -282,7 +289,7 @@ fn agree(
         &got.log_sum_exp,
         &truth.log_sum_exp,
         &yardstick.log_sum_exp,
-        Tolerance::FORWARD,
+        Tolerance::FORWARD.of(variant),
     )?;
     Ok(output.error.max(log_sum_exp.error))
 }
@@ -321,13 +328,14 @@ mod tests {
         let p = segments[0].problem(&call, &small, &sliced);
         let mut got = results::<f32>(&call, &tensors, None).unwrap();
         let sample: Vec<usize> = (0..72).step_by(7).collect();
-        assert!(check_rows(&p, &segments[0], &got, &sample).unwrap() < 1e-6);
+        assert!(check_rows(&p, Variant::Portable, &segments[0], &got, &sample).unwrap() < 1e-6);
 
         // row 49: batch row 1, head 1, query 4; between its neighbours nothing is looked at
         got.output[48 * 5] += 1.0;
-        assert!(check_rows(&p, &segments[0], &got, &sample).is_ok());
+        assert!(check_rows(&p, Variant::Portable, &segments[0], &got, &sample).is_ok());
         got.output[49 * 5 + 2] += 1.0;
-        let difference = check_rows(&p, &segments[0], &got, &sample).unwrap_err();
+        let difference =
+            check_rows(&p, Variant::Portable, &segments[0], &got, &sample).unwrap_err();
         assert_eq!(difference.index, [1, 1, 4, 2]);
     }
 }
