@@ -40,30 +40,6 @@ fn others_of(tile: Tile, start: u32, end: u32) -> vec2<u32> {
     return vec2<u32>(u32(first), u32(last) + 1u);
 }
 
-// others: four queries
-fn gradients_of(
-    tile: Tile,
-    row: u32,
-    others: vec4<u32>,
-    product: vec4<f32>,
-    grad_weight: vec4<f32>,
-) -> PairGradients {
-    var log_sum_exp: vec4<f32>;
-    var delta: vec4<f32>;
-    var keep = vec4<bool>();
-    // unroll
-    for (var e = 0u; e < 4u; e++) {
-        let own = statistics(tile, others[e]);
-        log_sum_exp[e] = own.x;
-        delta[e] = own.y;
-        if (DROPOUT) {
-            keep[e] = kept(tile, others[e], row / 4u)[row % 4u];
-        }
-    }
-    let pairs = Pairs(others, vec4<u32>(row));
-    return pair_gradients(tile, pairs, product, grad_weight, log_sum_exp, delta, keep);
-}
-
 fn gradient_row(tile: Tile, row: u32) -> u32 {
     return params.gradient_first + tile.key - params.key_first + row * params.key_token;
 }

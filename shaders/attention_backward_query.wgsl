@@ -25,25 +25,6 @@ fn others_of(tile: Tile, start: u32, end: u32) -> vec2<u32> {
     return vec2<u32>(first, end_key(tile, end - 1u));
 }
 
-// others: four keys from a multiple of four on
-fn gradients_of(
-    tile: Tile,
-    row: u32,
-    others: vec4<u32>,
-    product: vec4<f32>,
-    grad_weight: vec4<f32>,
-) -> PairGradients {
-    let own = statistics(tile, row);
-    var keep = vec4<bool>();
-    if (DROPOUT) {
-        keep = kept(tile, row, others.x / 4u);
-    }
-    let log_sum_exp = vec4<f32>(own.x);
-    let delta = vec4<f32>(own.y);
-    let pairs = Pairs(vec4<u32>(row), others);
-    return pair_gradients(tile, pairs, product, grad_weight, log_sum_exp, delta, keep);
-}
-
 fn gradient_row(tile: Tile, row: u32) -> u32 {
     return params.gradient_first + tile.query - params.query_first + row * params.query_token;
 }

@@ -14,8 +14,8 @@
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
 // Parts       common.wgsl, element_*.wgsl, philox.wgsl, attention_bindings.wgsl,
 //             attention_problem.wgsl, attention_rows.wgsl, attention_scores.wgsl,
-//             attention_uniform.wgsl, attention_broadcast_workgroup.wgsl or
-//             attention_broadcast_subgroup.wgsl
+//             attention_uniform.wgsl, attention_broadcast_workgroup.wgsl, or
+//             attention_hand_round.wgsl with attention_broadcast_subgroup.wgsl
 
 const ROW_TILE: u32 = 4u * WORKGROUP_SIZE;
 const KEY_TILE: u32 = KEYS;

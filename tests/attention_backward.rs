@@ -122,10 +122,11 @@ fn check(case: Case) {
     check_inputs(&guises(gpu), case, &case.inputs());
 }
 
-/// In one form only: every option is a set of kernels to compile.
+/// In two forms that differ in everything, as a GPU and as this CPU: every option is a set of kernels to compile.
 fn check_option(case: Case) {
     let Some(gpu) = gpu() else { return };
-    check_inputs(&guises(gpu)[1..2], case, &case.inputs());
+    let all = guises(gpu);
+    check_inputs(&[all[1].clone(), all[3].clone()], case, &case.inputs());
 }
 
 fn check_inputs(guises: &[Gpu], case: Case, inputs: &Inputs) {
@@ -374,7 +375,7 @@ fn what_is_masked_may_be_anything() {
                 inputs.value[row * 16..][..16].fill(poison);
             }
         }
-        for (guise, variant, tile) in variants(&guises(gpu)[1..2], &case) {
+        for (guise, variant, tile) in variants(&guises(gpu)[1..4], &case) {
             let got = run(&guise, &case, variant, &inputs);
             let want = run(&guise, &case, variant, &clean);
             for (got, want) in got.iter().zip(&want) {

@@ -4,23 +4,19 @@
 //! Source: Dao et al. 2022, *FlashAttention*, Alg. 4: weights are computed anew from `log_sum_exp`, so memory
 //! beyond the gradients is two numbers per query row.
 
+mod tile;
+
 use std::borrow::Cow;
+
+use tile::{Blocked, Side, Tile, bias_kernel};
 
 use super::gathered::Gathered;
 use super::plan::groups;
 use super::problem::{Params, Problem};
 use super::tensors::{Chunk, Tensor, Tensors, check_injective};
 use super::{Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape};
-use crate::kernel::{Access, COMMON, Constant, Constants, Dispatch, Kernel, Operand, fold_grid};
+use crate::kernel::{Access, COMMON, Constant, Dispatch, Kernel, Operand, fold_grid};
 use crate::{Bound, Capabilities, Error, Plan, Variant};
-
-const LANE: &str = include_str!("../../shaders/attention_lane.wgsl");
-const BINDINGS: &str = include_str!("../../shaders/attention_backward_bindings.wgsl");
-const PRODUCTS: &str = include_str!("../../shaders/attention_backward_products.wgsl");
-const QUERY: &str = include_str!("../../shaders/attention_backward_query.wgsl");
-const KEY: &str = include_str!("../../shaders/attention_backward_key.wgsl");
-const BACKWARD: &str = include_str!("../../shaders/attention_backward.wgsl");
-const BIAS: &str = include_str!("../../shaders/attention_backward_bias.wgsl");
 
 /// The tensors of a backward call. Gradients are f32, with the shape and strides of what they belong to.
 #[derive(Debug, Clone, Copy)]
@@ -130,122 +126,6 @@ impl Attention {
     }
 }
 
-/// Which side's gradients a kernel computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Query,
-    Key,
-}
-
-/// The shape of a workgroup's share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tile {
-    rows: u32,
-    threads_x: u32,
-    threads_y: u32,
-    chunk: u32,
-    staged_others: u32,
-    vectors: u32,
-}
-
-impl Tile {
-    /// An invocation keeps `rows` x `vectors` vectors of one gradient, of keys of two: about 100 floats, and as
-    /// many for the pairs of the moment.
-    fn choose(capabilities: &Capabilities, side: Side, dims: u32, shape: &AttentionShape) -> Self {
-        if let Some(tile) = Self::large(capabilities, side, dims, shape) {
-            return tile;
-        }
-        let threads_x = if dims <= 128 { 8 } else { 16 };
-        let threads_y = 64 / threads_x;
-        let vectors = dims.div_ceil(4 * threads_x);
-        let rows = match (side, vectors) {
-            (Side::Query, 0..=2) => 8,
-            (Side::Query, _) | (Side::Key, 0..=4) => 4,
-            (Side::Key, _) => 2,
-        };
-        let (row_tile, other_tile) = (rows * threads_y, 4 * threads_x);
-        // beside the pairs, a vector of 16 bytes for every four others of a row
-        let small = 1024;
-        let room = (capabilities.workgroup_memory - small - 16 * row_tile * threads_x) / 16;
-        let power_of_two = |most: u32| 1 << most.max(1).ilog2();
-        let chunk_vectors = (room / (row_tile + other_tile)).saturating_sub(1).min(8);
-        let staged = room / (vectors * threads_x);
-        Self {
-            rows,
-            threads_x,
-            threads_y,
-            chunk: 4 * power_of_two(chunk_vectors),
-            staged_others: power_of_two(staged.min(other_tile)),
-            vectors,
-        }
-    }
-
-    /// Where there are enough rows to fill a large GPU. On an H100, 16 heads x 4096 tokens, head_dim 64, forward and
-    /// backward take 26.1 ms instead of 28.1 with the larger tile for queries, 24.2 ms with that for keys.
-    fn large(
-        capabilities: &Capabilities,
-        side: Side,
-        dims: u32,
-        shape: &AttentionShape,
-    ) -> Option<Self> {
-        const MANY_GROUPS: u64 = 256;
-        let (tile, len, heads) = match side {
-            Side::Query => (
-                Self {
-                    rows: 16,
-                    threads_x: 16,
-                    threads_y: 8,
-                    chunk: 16,
-                    staged_others: 32,
-                    vectors: 1,
-                },
-                shape.q_len,
-                shape.num_heads,
-            ),
-            Side::Key => (
-                Self {
-                    rows: 4,
-                    threads_x: 8,
-                    threads_y: 16,
-                    chunk: 32,
-                    staged_others: 32,
-                    vectors: 2,
-                },
-                shape.kv_len,
-                shape.num_kv_heads,
-            ),
-        };
-        let tiles = u64::from(len.div_ceil(tile.row_tile()));
-        let groups = tiles * u64::from(shape.batch) * u64::from(heads);
-        let fits = !capabilities.cpu && capabilities.workgroup_memory >= 48 * 1024 && dims <= 64;
-        (fits && groups >= MANY_GROUPS).then_some(tile)
-    }
-
-    fn row_tile(self) -> u32 {
-        self.rows * self.threads_y
-    }
-
-    fn other_tile(self) -> u32 {
-        4 * self.threads_x
-    }
-
-    fn describe(self) -> String {
-        format!("{} x {}", self.row_tile(), self.other_tile())
-    }
-
-    fn constants(self) -> Constants {
-        vec![
-            ("FOLDED", Constant::Bool(false)),
-            ("ROWS", Constant::U32(self.rows)),
-            ("THREADS_X", Constant::U32(self.threads_x)),
-            ("THREADS_Y", Constant::U32(self.threads_y)),
-            ("CHUNK", Constant::U32(self.chunk)),
-            ("STAGED_OTHERS", Constant::U32(self.staged_others)),
-            ("VECTORS", Constant::U32(self.vectors)),
-        ]
-    }
-}
-
 impl AttentionConfig {
     /// How a backward call runs on a device with `capabilities`.
     ///
@@ -309,7 +189,7 @@ impl AttentionConfig {
                 allowed,
             });
         }
-        let dims = self.head_dim.max(self.value_dim());
+        let dims = [self.head_dim, self.value_dim()];
         let problem = Problem {
             config: self,
             shape: &shape,
@@ -317,12 +197,13 @@ impl AttentionConfig {
             tensors: &tensors,
             gathered: &gathered,
         };
-        let tiles =
-            [Side::Query, Side::Key].map(|side| Tile::choose(capabilities, side, dims, &shape));
+        let tiles = [Side::Query, Side::Key]
+            .map(|side| Tile::choose(capabilities, variant, side, dims, &shape));
         let planner = Planner {
             problem,
             gradients,
             tiles,
+            bias_tile: Blocked::choose(capabilities, Side::Query, dims[0].max(dims[1]), &shape),
             scratch,
         };
         let mut dispatches = Vec::new();
@@ -403,6 +284,7 @@ struct Planner<'a> {
     problem: Problem<'a>,
     gradients: Gradients,
     tiles: [Tile; 2],
+    bias_tile: Blocked,
     /// In words.
     scratch: u64,
 }
@@ -503,9 +385,9 @@ impl Planner<'_> {
     fn side(&self, chunk: &Chunk, side: Side) -> Result<Dispatch, Error> {
         let shape = self.problem.shape;
         let (batches, kv_heads) = chunk;
-        let (tile, part, len, heads) = match side {
-            Side::Query => (self.tiles[0], QUERY, shape.q_len, self.problem.heads(chunk)),
-            Side::Key => (self.tiles[1], KEY, shape.kv_len, kv_heads.clone()),
+        let (tile, len, heads) = match side {
+            Side::Query => (self.tiles[0], shape.q_len, self.problem.heads(chunk)),
+            Side::Key => (self.tiles[1], shape.kv_len, kv_heads.clone()),
         };
         let (params, mut operands) = self.params(chunk);
         let own = |tensor: &Tensor| tensor.operand(batches, &heads);
@@ -532,29 +414,10 @@ impl Planner<'_> {
         };
         operands.extend([gradient, second_gradient]);
         let mut constants = self.problem.constants(None);
-        constants.extend(tile.constants());
-        constants.push(("ROWS_ARE_KEYS", Constant::Bool(side == Side::Key)));
+        let config = self.problem.config;
+        constants.extend(tile.constants(side, [config.head_dim, config.value_dim()]));
         Ok(Dispatch {
-            kernel: Kernel {
-                name: "attention_backward",
-                enables: &[],
-                parts: self.problem.parts(
-                    self.problem.is_aligned(),
-                    [LANE, BINDINGS, PRODUCTS, part, BACKWARD],
-                ),
-                params: Params::FIELDS,
-                storage: &[
-                    Access::Read,
-                    Access::Read,
-                    Access::Read,
-                    Access::Read,
-                    Access::Read,
-                    Access::Read,
-                    Access::Write,
-                    Access::Write,
-                ],
-                stepped: false,
-            },
+            kernel: tile.kernel(side, &self.problem),
             constants,
             params: bytemuck::bytes_of(&params).to_vec(),
             operands,
@@ -567,7 +430,7 @@ impl Planner<'_> {
         let shape = self.problem.shape;
         let axes = shape.bias_axes;
         let heads = self.problem.heads(chunk);
-        let tile = self.tiles[0];
+        let tile = self.bias_tile;
         let (params, mut operands) = self.params(chunk);
         let (gradient, gradient_first) = match &self.gradients.bias {
             Some(bias) => bias.operand(&chunk.0, &heads),
@@ -590,6 +453,7 @@ impl Planner<'_> {
         let mut constants = self.problem.constants(None);
         constants.extend(tile.constants());
         constants.extend([
+            ("ROWS_ARE_KEYS", Constant::Bool(false)),
             ("BIAS_BATCH", Constant::Bool(axes.batch)),
             ("BIAS_HEADS", Constant::Bool(axes.head)),
             ("BIAS_QUERIES", Constant::Bool(axes.query)),
@@ -597,26 +461,7 @@ impl Planner<'_> {
             ("ADD", Constant::Bool(add)),
         ]);
         Ok(Dispatch {
-            kernel: Kernel {
-                name: "attention_backward_bias",
-                enables: &[],
-                parts: self.problem.parts(
-                    self.problem.is_aligned(),
-                    [LANE, BINDINGS, PRODUCTS, QUERY, BIAS],
-                ),
-                params: Params::FIELDS,
-                storage: &[
-                    Access::Read,
-                    Access::Read,
-                    Access::Read,
-                    Access::Read,
-                    Access::Read,
-                    Access::Read,
-                    Access::Write,
-                    Access::Write,
-                ],
-                stepped: false,
-            },
+            kernel: bias_kernel(&self.problem),
             constants,
             params: bytemuck::bytes_of(&params).to_vec(),
             operands,

@@ -18,6 +18,7 @@ const COOPERATIVE_PRODUCTS: &str =
 const BROADCAST: &str = include_str!("../../shaders/attention_broadcast.wgsl");
 const REDUCE_WORKGROUP: &str = include_str!("../../shaders/reduce_workgroup.wgsl");
 const REDUCE_SUBGROUP: &str = include_str!("../../shaders/reduce_subgroup.wgsl");
+const HAND_ROUND: &str = include_str!("../../shaders/attention_hand_round.wgsl");
 const BROADCAST_WORKGROUP: &str = include_str!("../../shaders/attention_broadcast_workgroup.wgsl");
 const BROADCAST_SUBGROUP: &str = include_str!("../../shaders/attention_broadcast_subgroup.wgsl");
 
@@ -292,7 +293,7 @@ impl Tile {
             ),
             (Self::Broadcast { .. }, _) => (
                 "attention_broadcast",
-                vec![BINDINGS, ROWS, BROADCAST_SUBGROUP, BROADCAST],
+                vec![BINDINGS, ROWS, HAND_ROUND, BROADCAST_SUBGROUP, BROADCAST],
             ),
         };
         // a lane of a CPU takes its elements one by one
@@ -385,6 +386,7 @@ impl Tile {
             Self::Broadcast { threads, keys } => constants.extend([
                 ("WORKGROUP_SIZE", Constant::U32(threads)),
                 ("KEYS", Constant::U32(keys)),
+                ("LANES", Constant::U32(keys)),
             ]),
         }
         constants
