@@ -8,7 +8,7 @@ use clap::{Args, Parser, ValueEnum};
 use gatefold::{Causal, ElementType, Variant};
 
 use crate::error::Error;
-use crate::{gradients, ops, race};
+use crate::{gradients, heatmap, ops, race};
 
 /// Attention and recurrence kernels in WGSL: run, measure and verify them on this machine
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ pub enum Command {
     Race(race::Options),
     /// Draw how gradients fade or grow on their way back through time: a table, a picture, gradients.json
     Gradients(gradients::Options),
+    /// Draw where each query of an attention looks: a table, a picture, heatmap.json
+    Heatmap(heatmap::Options),
     /// Time one operation over a grid of shapes
     Bench(Bench),
     /// Run one operation on your own tensors

@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod error;
 mod gradients;
+mod heatmap;
 mod info;
 mod ops;
 mod peak;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Race(options) => race::run(&options),
         Command::Gradients(options) => gradients::run(&options),
+        Command::Heatmap(options) => heatmap::run(options),
         Command::Run(args) => run::run(args),
     };
     match done {

@@ -6,6 +6,7 @@ mod launch;
 mod options;
 mod random;
 mod segments;
+mod shown;
 
 use gatefold::reference::compare::Difference;
 use gatefold::{
@@ -19,7 +20,8 @@ use crate::error::Result;
 use crate::tensors::Tensors;
 
 pub use cases::cases;
-pub use options::{BenchOptions, RunOptions, from_tensors, grid, showcase};
+pub use options::{BenchOptions, RunOptions, ScoreOptions, from_tensors, grid, showcase};
+pub use shown::shown;
 
 /// One call of the operation: which tensors it reads and which it writes.
 #[derive(Debug, Clone)]
@@ -31,7 +33,8 @@ struct Attention {
     bias_shape: Vec<usize>,
     mask_shape: Vec<usize>,
     grad: bool,
-    weights: bool,
+    /// Whose weights are wanted.
+    weights: Option<Chosen>,
 }
 
 const INPUTS: [&str; 3] = ["query", "key", "value"];
@@ -46,7 +49,7 @@ impl Attention {
             bias_shape: Vec::new(),
             mask_shape: Vec::new(),
             grad: false,
-            weights: false,
+            weights: None,
         }
     }
 
@@ -70,10 +73,6 @@ impl Attention {
             grad_bias: self.config.bias.is_some(),
             grad_sinks: self.config.sinks,
         }
-    }
-
-    fn chosen(&self) -> Chosen {
-        Chosen::all(&self.shape)
     }
 
     /// Of `query`, `key`, `value`, `output`, as the files have them.
@@ -118,9 +117,9 @@ impl Attention {
         }
     }
 
-    fn weights_dims(&self) -> Vec<usize> {
+    fn weights_dims(&self, chosen: Chosen) -> Vec<usize> {
         let shape = &self.shape;
-        [shape.batch, shape.num_heads, shape.q_len, shape.kv_len]
+        [shape.batch, chosen.num_heads, chosen.num_rows, shape.kv_len]
             .map(|len| len as usize)
             .to_vec()
     }
@@ -194,7 +193,7 @@ impl Problem for Attention {
             number("--softcap", config.softcap.map(|cap| cap.to_string())),
             number("--dropout", config.dropout.map(|p| p.to_string())),
             number("--seed", seed),
-            self.weights.then(|| "--weights".to_owned()),
+            self.weights.map(|_| "--weights".to_owned()),
             self.grad.then(|| "--grad".to_owned()),
         ]
         .into_iter()
@@ -217,9 +216,9 @@ impl Problem for Attention {
     ) -> Result<Plan, gatefold::Error> {
         let config = self.forced(variant);
         let mut plan = config.plan(capabilities, self.shape, self.given())?;
-        if self.weights {
+        if let Some(chosen) = self.weights {
             let lengths = self.kv_lengths;
-            let weights = config.plan_weights(capabilities, self.shape, self.chosen(), lengths)?;
+            let weights = config.plan_weights(capabilities, self.shape, chosen, lengths)?;
             plan = plan.then(weights);
         }
         if self.grad {

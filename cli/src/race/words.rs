@@ -28,6 +28,11 @@ pub fn short(value: f64) -> String {
         ..100.0 => 1,
         _ => 0,
     };
+    fixed(value, decimals)
+}
+
+/// So many decimals, without zeros at the end.
+pub fn fixed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     if !text.contains('.') {
         return text;

@@ -3,6 +3,7 @@
 
 mod additive;
 mod attention;
+mod heatmap;
 mod measure;
 mod recurrent;
 mod refused;

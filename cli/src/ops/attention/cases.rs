@@ -1,6 +1,8 @@
 //! What `verify` runs.
 
-use gatefold::{AttentionConfig, AttentionShape, Axes, Causal, ElementType, Layout, Packed, Paged};
+use gatefold::{
+    AttentionConfig, AttentionShape, Axes, Causal, Chosen, ElementType, Layout, Packed, Paged,
+};
 
 use super::Attention;
 use crate::ops::Case;
@@ -236,7 +238,7 @@ fn options() -> Vec<(&'static str, Attention)> {
         bias_shape: bias.bias_shape.clone(),
         mask_shape: mask.mask_shape.clone(),
         kv_lengths: true,
-        weights: true,
+        weights: Some(Chosen::all(&shape)),
         shape: AttentionShape {
             bias_axes: bias.shape.bias_axes,
             mask_axes: mask.shape.mask_axes,

@@ -120,9 +120,9 @@ fn check_all(
             yardstick.log_sum_exp,
         ),
     ];
-    if problem.weights {
+    if let Some(chosen) = problem.weights {
         let weights = floats(got, "weights")?.to_vec();
-        let dims = problem.weights_dims();
+        let dims = problem.weights_dims(chosen);
         judged.push(forward(
             "weights",
             dims,

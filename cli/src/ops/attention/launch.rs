@@ -101,8 +101,9 @@ pub fn launch(
         Output::new(gpu, "output", &dims)?,
         Output::new(gpu, "log_sum_exp", &problem.log_sum_exp_dims())?,
     ];
-    if problem.weights {
-        outputs.push(Output::new(gpu, "weights", &problem.weights_dims())?);
+    if let Some(chosen) = problem.weights {
+        let dims = problem.weights_dims(chosen);
+        outputs.push(Output::new(gpu, "weights", &dims)?);
     }
     if problem.grad {
         for (name, dims) in problem.gradients() {
@@ -117,9 +118,9 @@ pub fn launch(
             .map(Output::slice)
     };
     let mut bounds = vec![op.bind(shape, forward)?];
-    if let Some(weights) = slice("weights") {
+    if let Some((chosen, weights)) = problem.weights.zip(slice("weights")) {
         let buffers = AttentionWeightsBuffers { forward, weights };
-        bounds.push(op.bind_weights(shape, problem.chosen(), buffers)?);
+        bounds.push(op.bind_weights(shape, chosen, buffers)?);
     }
     if let (Some(grad_query), Some(grad_key), Some(grad_value)) =
         (slice("grad_query"), slice("grad_key"), slice("grad_value"))

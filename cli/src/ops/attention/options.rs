@@ -1,7 +1,9 @@
 //! Where problems come from: the flags and tensors of `run`, the grid of `bench`, the list of `verify`.
 
 use clap::Args;
-use gatefold::{AttentionConfig, AttentionShape, Axes, Causal, ElementType, Layout, Packed, Paged};
+use gatefold::{
+    AttentionConfig, AttentionShape, Axes, Causal, Chosen, ElementType, Layout, Packed, Paged,
+};
 
 use super::Attention;
 use crate::args::list::{List, product, values};
@@ -10,8 +12,9 @@ use crate::error::{Error, Result};
 use crate::ops::Problem;
 use crate::tensors::{Data, Tensors, floats, get, integers, mismatch};
 
-#[derive(Debug, Args)]
-pub struct RunOptions {
+/// What makes scores of products, and which pairs there are.
+#[derive(Debug, Default, Args)]
+pub struct ScoreOptions {
     /// Where the diagonal of the causal mask lies
     #[arg(
         long,
@@ -32,6 +35,12 @@ pub struct RunOptions {
     /// Bound of the scores: c * tanh(score / c)
     #[arg(long, value_parser = finite)]
     pub softcap: Option<f32>,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct RunOptions {
+    #[command(flatten)]
+    pub scores: ScoreOptions,
     /// Probability that a weight is dropped
     #[arg(long, value_parser = probability)]
     pub dropout: Option<f32>,
@@ -63,6 +72,11 @@ pub fn from_tensors(
     options: &RunOptions,
     tensors: &Tensors,
 ) -> Result<Box<dyn Problem>> {
+    Ok(Box::new(problem_of(common.grad, options, tensors)?))
+}
+
+/// The call that the flags and tensors of `run` describe.
+pub(super) fn problem_of(grad: bool, options: &RunOptions, tensors: &Tensors) -> Result<Attention> {
     if let Some(name) = tensors.keys().find(|name| !KNOWN.contains(&name.as_str())) {
         let known = KNOWN.join(", ");
         return Err(Error::usage(format_args!(
@@ -116,7 +130,7 @@ pub fn from_tensors(
     if given("kv_lengths") {
         lengths(tensors, &shape)?;
     }
-    if options.softcap.is_some_and(|cap| cap <= 0.0) {
+    if options.scores.softcap.is_some_and(|cap| cap <= 0.0) {
         return Err(Error::usage("--softcap: expected a number above 0"));
     }
     let problem = Attention {
@@ -130,11 +144,11 @@ pub fn from_tensors(
             head_dim: dims[0],
             value_dim: Some(dims[1]),
             element: element(tensors),
-            scale: options.scale,
-            causal: options.causal.unwrap_or_default(),
-            window_left: options.window_left,
-            window_right: options.window_right,
-            softcap: options.softcap,
+            scale: options.scores.scale,
+            causal: options.scores.causal.unwrap_or_default(),
+            window_left: options.scores.window_left,
+            window_right: options.scores.window_right,
+            softcap: options.scores.softcap,
             dropout: options.dropout.filter(|&probability| probability > 0.0),
             bias,
             mask: given("mask"),
@@ -145,16 +159,16 @@ pub fn from_tensors(
         kv_lengths: given("kv_lengths"),
         bias_shape,
         mask_shape,
-        grad: common.grad,
-        weights: options.weights,
+        grad,
+        weights: options.weights.then(|| Chosen::all(&shape)),
     };
-    if common.grad {
+    if grad {
         floats(tensors, "grad_output")?;
         let [.., output] = problem.dims();
         expect(tensors, "grad_output", &output, "the shape of the output")?;
     }
     possible(&problem)?;
-    Ok(Box::new(problem))
+    Ok(problem)
 }
 
 /// What no device can run is a mistake of the user's: known before a device is opened.

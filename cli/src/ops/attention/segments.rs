@@ -4,6 +4,7 @@ use gatefold::reference::attention::{
     self as reference, Broadcast, Dropout, Gradients, Problem, attention, backward,
 };
 use gatefold::reference::{Real, convert};
+use gatefold::{AttentionShape, Chosen};
 
 use super::Attention;
 use crate::error::Result;
@@ -294,8 +295,9 @@ pub fn results<R: Real>(
             [&segment.query, &segment.key, &segment.value].map(|x| convert::<R>(x));
         let grad_output = convert::<R>(&segment.grad_output);
         let forward = attention(&problem, &query, &key, &value);
-        if call.weights {
-            all.weights = reference::weights(&problem, &query, &key);
+        if let Some(chosen) = call.weights {
+            let weights = reference::weights(&problem, &query, &key);
+            all.weights = rows_of(&weights, &call.shape, chosen);
         }
         let own = backward.map(|backward| backward(&problem, &query, &key, &value, &grad_output));
         let Some([q, k]) = segment.tokens else {
@@ -344,6 +346,20 @@ impl Segment {
     }
 }
 
+/// The rows that are chosen, out of those of all heads and queries.
+fn rows_of<R: Real>(weights: &[R], shape: &AttentionShape, chosen: Chosen) -> Vec<R> {
+    let [batch, heads, q_len, kv_len] =
+        [shape.batch, shape.num_heads, shape.q_len, shape.kv_len].map(|len| len as usize);
+    let first = chosen.first_row as usize * kv_len;
+    let len = chosen.num_rows as usize * kv_len;
+    let own = chosen.first_head as usize..(chosen.first_head + chosen.num_heads) as usize;
+    let heads = (0..batch).flat_map(|b| own.clone().map(move |h| b * heads + h));
+    heads
+        .flat_map(|head| &weights[head * q_len * kv_len + first..][..len])
+        .copied()
+        .collect()
+}
+
 /// All outputs in f64, as tensors.
 pub fn truth(call: &Attention, inputs: &Tensors) -> Result<Tensors> {
     let results = results::<f64>(call, inputs, call.grad.then_some(backward))?;
@@ -352,8 +368,8 @@ pub fn truth(call: &Attention, inputs: &Tensors) -> Result<Tensors> {
         ("output", output_dims, results.output),
         ("log_sum_exp", call.log_sum_exp_dims(), results.log_sum_exp),
     ];
-    if call.weights {
-        tensors.push(("weights", call.weights_dims(), results.weights));
+    if let Some(chosen) = call.weights {
+        tensors.push(("weights", call.weights_dims(chosen), results.weights));
     }
     if let Some(gradients) = results.gradients {
         let values = [

@@ -5,8 +5,8 @@ use std::fmt::Display;
 
 use plotters::coord::Shift;
 use plotters::prelude::{
-    Circle, DrawingArea, FontStyle, IntoDrawingArea, IntoFont, PathElement, Polygon, Rectangle,
-    SVGBackend, ShapeStyle, Text, WHITE,
+    Circle, DrawingArea, FontStyle, FontTransform, IntoDrawingArea, IntoFont, PathElement, Polygon,
+    Rectangle, SVGBackend, ShapeStyle, Text, WHITE,
 };
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, RGBColor};
@@ -113,6 +113,23 @@ impl<'a> Canvas<'a> {
     pub fn line(&self, places: &[Place], color: RGBColor, width: u32) -> Result<()> {
         let line = PathElement::new(places.to_vec(), color.stroke_width(width));
         self.0.draw(&line).map_err(failed)
+    }
+
+    /// Text that runs upwards, from its place at the left end of its line.
+    pub fn upward(&self, text: &str, place: Place, ink: Ink) -> Result<()> {
+        let size = 1.24 * f64::from(ink.size);
+        let style = ("sans-serif", size)
+            .into_font()
+            .transform(FontTransform::Rotate270)
+            .color(&ink.color)
+            .pos(Pos::new(ink.anchor, VPos::Center));
+        let text = Text::new(text.to_owned(), place, style);
+        self.0.draw(&text).map_err(failed)
+    }
+
+    pub fn fill(&self, corners: [Place; 2], color: RGBColor) -> Result<()> {
+        let rectangle = Rectangle::new(corners, color.filled());
+        self.0.draw(&rectangle).map_err(failed)
     }
 
     /// The mark of a series, with a white edge.
