@@ -152,8 +152,8 @@ impl Grid {
         let fit = |margin: Place| {
             let room = [slot.0 - margin.0 - 24, slot.1 - margin.1 - 20];
             [
-                f64::from(room[0].max(8)) / cells.columns as f64,
-                f64::from(room[1].max(8)) / cells.rows as f64,
+                f64::from(room[0].max(0)) / cells.columns as f64,
+                f64::from(room[1].max(0)) / cells.rows as f64,
             ]
         };
         // names where there is room for them beside the cells
