@@ -15,6 +15,10 @@
 //! Source: Werbos 1990, Backpropagation through time.
 
 mod pack;
+mod planner;
+mod products;
+mod scratch;
+mod sums;
 mod sweep;
 mod tile;
 
@@ -23,7 +27,8 @@ use super::{Given, Recurrent, RecurrentConfig, RecurrentShape, Tier};
 use crate::kernel::Dispatch;
 use crate::plan::check_dispatches;
 use crate::{Bound, Capabilities, Error, Plan, Variant};
-use sweep::{BackwardScratch, Numbered, Planner};
+use planner::{Numbered, Planner};
+use scratch::BackwardScratch;
 use tile::{Kept, Tile};
 
 /// The gradients of the weights of one direction of one layer, f32, in PyTorch's layout; written.
