@@ -122,11 +122,14 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
                 grad_bias: config.bias.is_some(),
                 grad_sinks: config.sinks,
             };
-            // they need nothing of a subgroup, whatever the variant of the forward pass
+            // all but one need nothing of a subgroup, whatever the variant of the forward pass
             for shape in [shape, many] {
                 let backward = config.plan_backward(device, shape, given).unwrap();
-                let portable = |dispatch| (Variant::Portable, dispatch);
-                all.extend(backward.dispatches.into_iter().map(portable));
+                let needed = |dispatch: Dispatch| match dispatch.kernel.name {
+                    "attention_backward_broadcast" => (Variant::Subgroup, dispatch),
+                    _ => (Variant::Portable, dispatch),
+                };
+                all.extend(backward.dispatches.into_iter().map(needed));
             }
             let weights = config.plan_weights(device, shape, Chosen::all(&shape), config.alibi);
             all.extend(launches(weights.unwrap()));
