@@ -22,9 +22,12 @@
 mod activation;
 mod backward;
 mod carry;
+mod checkpoint;
 mod dropout;
+mod layers;
 mod pack;
 mod plan;
+mod reserve;
 mod session;
 mod steps;
 mod tile;
@@ -163,6 +166,11 @@ pub struct RecurrentConfig {
     /// where the number of steps before it, in the order in which the direction runs, is a multiple of this; 1 or
     /// more. The forward pass knows nothing of it.
     pub truncate: Option<u32>,
+    /// The forward pass leaves for the backward pass the states of a layer in front of every so many steps, 1 or more,
+    /// instead of what went into the activations of all of them; the backward pass runs the steps in between again.
+    /// What is kept in `reserve` and `scratch` then grows with `seq_len / checkpoint_every + checkpoint_every`, but for
+    /// the outputs of inner layers and their gradients. Where that many steps do not fit a binding, they are fewer.
+    pub checkpoint_every: Option<u32>,
     /// Whether the packed weights also hold what [`Recurrent::bind_backward`] reads.
     pub gradients: bool,
     /// How often a workgroup of [`Tier::Persistent`] looks for what another hands it before it gives up;
@@ -192,6 +200,7 @@ impl Default for RecurrentConfig {
             clip: None,
             spin_bound: None,
             truncate: None,
+            checkpoint_every: None,
             gradients: false,
             tier: None,
             variant: None,
@@ -250,7 +259,7 @@ pub struct RecurrentBuffers<'a> {
     pub c_n: Option<wgpu::BufferSlice<'a>>,
     /// What the backward pass needs, written if given; [`Recurrent::reserve_size`] bytes.
     pub reserve: Option<wgpu::BufferSlice<'a>>,
-    /// [`Recurrent::scratch_size`] bytes of any content; unused with a `reserve`.
+    /// [`Recurrent::scratch_size`] bytes of any content; unused with a `reserve`, unless there are checkpoints.
     pub scratch: wgpu::BufferSlice<'a>,
 }
 
@@ -369,12 +378,24 @@ impl Recurrent {
         self.config.plan(self.context.capabilities(), shape, given)
     }
 
-    /// Bytes of scratch that a call of `shape` needs.
+    /// Bytes of scratch that a call of `shape` needs; without checkpoints, one that leaves a reserve needs none.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Limit`].
     pub fn scratch_size(&self, shape: RecurrentShape) -> Result<u64, Error> {
-        Ok(self.plan(shape, Given::default())?.scratch_size)
+        let size = |reserve| {
+            let given = Given {
+                reserve,
+                ..Default::default()
+            };
+            Ok(self.plan(shape, given)?.scratch_size)
+        };
+        // the tier that runs without a reserve may not run with one
+        let able = self.config.tier != Some(Tier::Persistent);
+        match self.config.checkpoint_every {
+            Some(_) if able => Ok(size(false)?.max(size(true)?)),
+            _ => size(false),
+        }
     }
 
     /// Bytes that a forward pass of `shape` leaves for the backward pass.

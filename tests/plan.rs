@@ -418,8 +418,10 @@ proptest! {
     fn recurrences_of_any_size_are_planned_or_refused(
         device in devices(),
         (config, shape) in recurrences(),
+        every in 1..200u32,
     ) {
         let config = RecurrentConfig { gradients: true, ..config };
+        let checkpoints = RecurrentConfig { checkpoint_every: Some(every), ..config };
         let given = |reserve| Given { reserve, ..Default::default() };
         let backward = RecurrentBackwardGiven {
             lengths: true,
@@ -444,6 +446,8 @@ proptest! {
             config.plan(&device, shape, given(false)),
             config.plan(&device, shape, given(true)),
             config.plan_backward(&device, shape, backward),
+            checkpoints.plan(&device, shape, given(true)),
+            checkpoints.plan_backward(&device, shape, backward),
         ];
         for plan in plans.into_iter().flatten() {
             prop_assert!(plan.dispatches.len() <= 1 << 16);

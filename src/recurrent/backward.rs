@@ -9,6 +9,11 @@
 //! - Past a sequence's own length all gradients are 0, whatever arrives there; a sequence of length 0 hands the
 //!   gradient of its last state on to that of its initial one.
 //! - Where `clip` bounds what goes into an activation, the gradient is 0 outside the bounds.
+//! - With `checkpoint_every`, the forward pass leaves, of each layer, only the state in front of every so many steps and
+//!   the output of inner layers. The backward pass goes from the last of these segments to the first and runs the steps
+//!   of each again, from the input on, in the kernels of the forward pass. So the gradients are the same bits as
+//!   without, but for those of weights, biases and peepholes: these are sums over the tokens of a segment first. They
+//!   are the same bits, too, where without checkpoints a chunk has as many steps; else they differ by rounding.
 //! - With `truncate`, no gradient passes back over every so many steps of a sequence.
 //! - All gradients are written, none is added to what was there.
 //!
@@ -23,7 +28,8 @@ mod sweep;
 mod tile;
 
 use super::pack::wanted;
-use super::{Given, Recurrent, RecurrentConfig, RecurrentShape, Tier};
+use super::tile::Tile as ForwardTile;
+use super::{Given, Recurrent, RecurrentConfig, RecurrentShape, Tier, steps};
 use crate::kernel::Dispatch;
 use crate::plan::check_dispatches;
 use crate::{Bound, Capabilities, Error, Plan, Variant};
@@ -51,7 +57,7 @@ pub struct RecurrentGradients<'a> {
 /// The gradients that arrive count as zeros if absent; those that are not wanted may be left out.
 #[derive(Debug, Clone, Copy)]
 pub struct RecurrentBackwardBuffers<'a> {
-    /// As in the forward pass; needed for the gradients of weights.
+    /// As in the forward pass; needed for the gradients of weights and to run steps again.
     pub input: wgpu::BufferSlice<'a>,
     /// As in the forward pass.
     pub weights: wgpu::BufferSlice<'a>,
@@ -238,7 +244,30 @@ impl RecurrentConfig {
         }
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
         let tile = self.choose_backward_tile(capabilities, shape.batch);
-        let chunk_steps = self.chunk_steps(capabilities, shape, true);
+        let chunk_steps = self.reserve_steps(capabilities, shape);
+        let scratch = BackwardScratch::new(self, capabilities, shape, &given, chunk_steps);
+        let reserve = self.reserve(shape, chunk_steps);
+        let forward = steps::Planner {
+            config: self,
+            capabilities,
+            shape,
+            given: Given {
+                h_0: true,
+                c_0: self.cell.has_cell_state(),
+                lengths: given.lengths,
+                reserve: true,
+                ..Default::default()
+            },
+            tile: match self.checkpoint_every {
+                Some(_) => self.choose_tile(capabilities, shape.batch, true)?,
+                // it runs nothing again
+                None => ForwardTile::stepped(capabilities, shape.batch),
+            },
+            variant,
+            scratch: self.scratch(shape, chunk_steps, true),
+            reserve: Some(reserve),
+            again: scratch.again,
+        };
         let planner = Planner {
             config: self,
             capabilities,
@@ -246,9 +275,9 @@ impl RecurrentConfig {
             given,
             tile,
             variant,
-            scratch: BackwardScratch::new(self, capabilities, shape, &given, chunk_steps),
-            reserve: self.reserve(shape, chunk_steps),
-            forward: self.scratch(shape, chunk_steps, true),
+            scratch,
+            reserve,
+            forward,
         };
         check_dispatches(planner.num_dispatches())?;
         let mut dispatches = Vec::new();
@@ -265,7 +294,11 @@ impl RecurrentConfig {
             dispatches: Vec::new(),
             scratch_size: 4 * planner.scratch.len,
             // for each product of the forward pass one towards the weights and one towards what it read
-            flops: if given.parameters { 2.0 * once } else { once },
+            flops: match (given.parameters, self.checkpoint_every) {
+                (false, None) => once,
+                (true, None) | (false, Some(_)) => 2.0 * once,
+                (true, Some(_)) => 3.0 * once,
+            },
             bytes: 2.0 * self.packed_size() as f64
                 + f64::from(self.num_layers) * saved
                 + 8.0 * rows * (f64::from(self.input_size) + width),

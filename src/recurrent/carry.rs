@@ -25,6 +25,23 @@ const KERNEL: Kernel = Kernel {
     stepped: false,
 };
 
+/// [`carry`] of states that may be of two lengths; nothing where there is no destination.
+pub(super) fn carry_each(from: [Option<Part>; 2], to: [Option<Part>; 2]) -> Vec<Dispatch> {
+    let [from_h, from_c] = from;
+    let [to_h, to_c] = to.map(|to| to.filter(|to| !to.1.is_empty()));
+    let len = |part: &Option<Part>| part.as_ref().map(|(_, range)| range.end - range.start);
+    // a source without a destination would not be read
+    let from_h = from_h.filter(|_| to_h.is_some());
+    let from_c = from_c.filter(|_| to_c.is_some());
+    let of_h = (to_h.is_some()).then(|| [[from_h.clone(), None], [to_h.clone(), None]]);
+    let of_c = (to_c.is_some()).then(|| [[from_c.clone(), None], [to_c.clone(), None]]);
+    if len(&to_h) == len(&to_c) && to_h.is_some() {
+        return vec![carry([from_h, from_c], [to_h, to_c])];
+    }
+    let each = of_h.into_iter().chain(of_c);
+    each.map(|[from, to]| carry(from, to)).collect()
+}
+
 /// Copies `from_h` to `to_h` and `from_c` to `to_c`, all of one length; zeros from a source that is absent.
 pub(super) fn carry(from: [Option<Part>; 2], to: [Option<Part>; 2]) -> Dispatch {
     let [from_h, from_c] = from;

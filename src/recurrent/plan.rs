@@ -29,29 +29,6 @@ impl Scratch {
     }
 }
 
-/// What a call leaves for the backward pass, in elements. Of each layer: the chunks, each laid out as scratch is, up
-/// to the end of its gates; then the output, but for the last layer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Reserve {
-    pub chunk_steps: u32,
-    chunk: u64,
-    layer_output: u64,
-    layer: u64,
-    len: u64,
-}
-
-impl Reserve {
-    /// Where a chunk of a layer begins.
-    pub fn chunk(&self, layer: u32, start: u32) -> u64 {
-        u64::from(layer) * self.layer + u64::from(start / self.chunk_steps) * self.chunk
-    }
-
-    /// Where the output of an inner layer begins.
-    pub fn layer_output(&self, layer: u32) -> u64 {
-        u64::from(layer) * self.layer + self.layer_output
-    }
-}
-
 impl RecurrentConfig {
     /// The variants that a device can run, best first.
     pub fn variants(&self, capabilities: &Capabilities) -> impl Iterator<Item = Variant> + use<> {
@@ -121,9 +98,10 @@ impl RecurrentConfig {
         if given.reserve {
             self.check_reserve(shape)?;
         }
+        let save = given.reserve && self.checkpoint_every.is_none();
         let variant = Variant::choose(self.variant, self.variants(capabilities), "a recurrence")?;
         let tile = self.choose_tile(capabilities, shape.batch, given.reserve)?;
-        let mut chunk_steps = self.chunk_steps(capabilities, shape, given.reserve);
+        let mut chunk_steps = self.chunk_steps(capabilities, shape, save);
         if tile.tier() == Tier::Persistent {
             // there is as much again to be handed on, at most
             let twice = RecurrentShape {
@@ -132,11 +110,13 @@ impl RecurrentConfig {
             };
             chunk_steps = (self.chunk_steps(capabilities, twice, false) / 2).max(1);
         }
-        let mut scratch = self.scratch(shape, chunk_steps, given.reserve);
+        let mut scratch = self.scratch(shape, chunk_steps, save);
         if tile.tier() == Tier::Persistent {
             scratch.insert(self.exchange_len(shape, tile.batch(), chunk_steps));
         }
-        let reserve = given.reserve.then(|| self.reserve(shape, chunk_steps));
+        let reserve = given
+            .reserve
+            .then(|| self.reserve(shape, self.reserve_steps(capabilities, shape)));
         let planner = Planner {
             config: self,
             capabilities,
@@ -146,6 +126,7 @@ impl RecurrentConfig {
             variant,
             scratch,
             reserve,
+            again: None,
         };
         check_dispatches(planner.num_dispatches(chunk_steps))?;
         let mut dispatches = Vec::new();
@@ -160,7 +141,12 @@ impl RecurrentConfig {
             variant,
             describe: tile.describe(),
             dispatches,
-            scratch_size: if given.reserve { 0 } else { 4 * scratch.len },
+            scratch_size: match given.reserve {
+                true if save => 0,
+                // the outputs of inner layers are in the reserve
+                true => 4 * scratch.layer_output,
+                false => 4 * scratch.len,
+            },
             flops: self.flops(shape),
             bytes: 4.0 * self.packed_start(self.num_layers, 0) as f64
                 + self.element.size() as f64 * rows * f64::from(self.input_size)
@@ -223,6 +209,9 @@ impl RecurrentConfig {
                 problem: "gradients are of f32 inputs and weights",
             });
         }
+        if self.checkpoint_every == Some(0) {
+            return Err(Error::shape("checkpoint_every", 0, "at least 1 step"));
+        }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::Operand {
                 name: "dropout",
@@ -271,7 +260,7 @@ impl RecurrentConfig {
         2.0 * rows * units * factors
     }
 
-    fn choose_tile(
+    pub(super) fn choose_tile(
         &self,
         capabilities: &Capabilities,
         batch: u32,
@@ -375,46 +364,5 @@ impl RecurrentConfig {
         let phases = u64::from(chunk_steps) * u64::from(self.phases());
         let handed = phases * u64::from(shape.batch) * u64::from(self.hidden_size);
         groups.next_multiple_of(PART) + (directions * handed).next_multiple_of(PART)
-    }
-
-    /// Whether 64 bits can number the bytes of what all layers leave for the backward pass.
-    pub(super) fn check_reserve(&self, shape: RecurrentShape) -> Result<(), Error> {
-        let tokens = u128::from(shape.seq_len.max(1)) * u128::from(shape.batch);
-        let rows = tokens * u128::from(self.direction.count() * self.num_layers);
-        let each = u128::from(self.row_len(true)) + u128::from(self.state_size());
-        // states and padding are less than as much again
-        check_elements(2 * rows * each)
-    }
-
-    pub(super) fn reserve(&self, shape: RecurrentShape, chunk_steps: u32) -> Reserve {
-        let region = |steps| self.scratch(shape, steps, true).layer_output;
-        let chunk = region(chunk_steps);
-        let before = shape.seq_len.saturating_sub(1) / chunk_steps;
-        let layer_output = u64::from(before) * chunk + region(shape.seq_len - before * chunk_steps);
-        let width = u64::from(self.direction.count()) * u64::from(self.state_size());
-        let output = u64::from(shape.seq_len) * u64::from(shape.batch) * width;
-        let layer = layer_output + output.next_multiple_of(PART);
-        Reserve {
-            chunk_steps,
-            chunk,
-            layer_output,
-            layer,
-            len: u64::from(self.num_layers - 1) * layer + layer_output,
-        }
-    }
-
-    /// Bytes that a forward pass leaves for the backward pass on a device with `capabilities`.
-    ///
-    /// # Errors
-    /// [`Error::Shape`], [`Error::Limit`].
-    pub fn reserve_size(
-        &self,
-        capabilities: &Capabilities,
-        shape: RecurrentShape,
-    ) -> Result<u64, Error> {
-        self.check(shape, &Given::default())?;
-        self.check_reserve(shape)?;
-        let chunk_steps = self.chunk_steps(capabilities, shape, true);
-        Ok(4 * self.reserve(shape, chunk_steps).len)
     }
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::carry::carry;
 use super::dropout::dropout;
-use super::plan::{Reserve, Scratch};
+use super::plan::Scratch;
+use super::reserve::Reserve;
 use super::tile::Tile;
 use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
 use crate::gemm::{GemmConfig, GemmShape, Part, Product};
@@ -71,6 +72,16 @@ pub(super) struct Planner<'a> {
     pub variant: Variant,
     pub scratch: Scratch,
     pub reserve: Option<Reserve>,
+    pub again: Option<Again>,
+}
+
+/// Where the backward pass runs the steps from one checkpoint to the next again, in elements of its scratch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Again {
+    /// Laid out as the scratch of the forward pass, up to the end of the gates.
+    pub rows: u64,
+    /// The time before the first step, and those of the steps, of one direction after the other.
+    pub output: u64,
 }
 
 impl Planner<'_> {
@@ -81,15 +92,19 @@ impl Planner<'_> {
             let directions = 0..self.config.direction.count();
             self.push_steps(layer, directions, &(0..1), 0..1, out);
         }
+        if seq_len > 0 {
+            out.extend(self.keep_initial(layer));
+        }
         for chunk in pieces(0..seq_len, chunk_steps) {
-            if chunk.start > 0 && self.reserve.is_some() && self.config.cell.has_cell_state() {
+            if chunk.start > 0 && self.saves() && self.config.cell.has_cell_state() {
                 out.push(self.hand_on(layer, &chunk, chunk_steps));
             }
             for direction in 0..self.config.direction.count() {
                 out.push(self.projection(layer, direction, &chunk));
             }
             for directions in self.joint_directions(layer) {
-                for steps in pieces(chunk.clone(), self.steps_each()) {
+                for steps in self.runs(&chunk) {
+                    out.extend(self.keep(layer, &directions, steps.start));
                     self.push_steps(layer, directions.clone(), &chunk, steps, out);
                 }
             }
@@ -139,9 +154,9 @@ impl Planner<'_> {
             Tile::Persistent { .. } => 3,
             _ => 1,
         };
-        let each = 2 + per_piece * u64::from(chunk_steps.div_ceil(self.steps_each()));
+        let each = 3 + per_piece * u64::from(chunk_steps.div_ceil(self.steps_each()));
         let layers = u64::from(self.config.num_layers * self.config.direction.count());
-        layers * chunks * each
+        layers * (chunks * each + self.dispatches_kept())
     }
 
     /// The directions run together, unless the output is too large to be bound as a whole.
@@ -157,7 +172,7 @@ impl Planner<'_> {
     }
 
     /// The most steps of one entry in the list of dispatches.
-    fn steps_each(&self) -> u32 {
+    pub fn steps_each(&self) -> u32 {
         match self.tile {
             Tile::Stepped { .. } => MAX_STEPS / self.config.phases(),
             // what gives up is carried on by one workgroup
@@ -170,15 +185,22 @@ impl Planner<'_> {
     }
 
     /// Where the states and the gates of a chunk lie.
-    fn workspace(&self, layer: u32, chunk: &Range<u32>) -> Part {
-        let Some(reserve) = &self.reserve else {
-            return ("scratch", 0..self.scratch.layer_output);
-        };
-        let start = reserve.chunk(layer, chunk.start);
+    pub fn workspace(&self, layer: u32, chunk: &Range<u32>) -> Part {
         let own = self
             .config
             .scratch(self.shape, chunk.end - chunk.start, true);
-        ("reserve", start..start + own.layer_output)
+        let (name, start) = match (&self.reserve, self.again) {
+            (_, Some(again)) => ("scratch", again.rows),
+            (Some(reserve), None) if self.saves() => ("reserve", reserve.chunk(layer, chunk.start)),
+            _ => return ("scratch", 0..self.scratch.layer_output),
+        };
+        (name, start..start + own.layer_output)
+    }
+
+    /// Whether the steps leave what went into the activations and the states before them.
+    fn saves(&self) -> bool {
+        let whole = |reserve: &Reserve| reserve.checkpoints.is_none();
+        self.again.is_some() || self.reserve.as_ref().is_some_and(whole)
     }
 
     /// The cell state, from the chunk before, which the backward pass will read again, to this one.
@@ -191,68 +213,8 @@ impl Planner<'_> {
         carry([None, from], [None, to])
     }
 
-    /// Elements of a layer's output per time.
-    fn output_token(&self) -> u64 {
-        let width = self.config.direction.count() * self.config.state_size();
-        u64::from(self.shape.batch) * u64::from(width)
-    }
-
-    /// The elements of `times` of what a layer writes, or of what dropout makes of it; in the output, or else in
-    /// scratch or, of this layer, in the reserve.
-    fn between_layers(&self, layer: u32, in_output: bool, times: Range<u32>) -> Part {
-        let (name, first) = match (in_output, &self.reserve) {
-            (true, _) => ("output", 0),
-            (false, Some(reserve)) => ("reserve", reserve.layer_output(layer)),
-            (false, None) => ("scratch", self.scratch.layer_output),
-        };
-        let token = self.output_token();
-        (
-            name,
-            first + u64::from(times.start) * token..first + u64::from(times.end) * token,
-        )
-    }
-
-    /// The tensor that a layer writes, and the elements of `times`. Layers alternate between the output and
-    /// scratch so that the last one writes the output; with dropout all of them write it, since what the next
-    /// one reads is another tensor. What each layer has read is kept for the backward pass.
-    fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
-        let last_like = match self.reserve {
-            Some(_) => layer + 1 == self.config.num_layers,
-            None => (self.config.num_layers - layer) % 2 == 1,
-        };
-        self.between_layers(layer, last_like || self.config.has_dropout(), times)
-    }
-
-    fn layer_input(&self, layer: u32, times: Range<u32>) -> Part {
-        if layer > 0 && self.config.has_dropout() {
-            return self.between_layers(layer - 1, false, times);
-        }
-        if layer > 0 {
-            return self.layer_output(layer - 1, times);
-        }
-        let token = u64::from(self.shape.batch) * u64::from(self.config.input_size);
-        (
-            "input",
-            u64::from(times.start) * token..u64::from(times.end) * token,
-        )
-    }
-
-    /// Whether the rows of the batch come first in what a layer writes: in the caller's tensor, not in between.
-    fn rows_first(&self, layer: u32) -> bool {
-        self.config.batch_first && layer + 1 == self.config.num_layers
-    }
-
-    /// The elements of `times` of a tensor `[batch, seq_len, width]`, and all in between.
-    fn of_all_rows(&self, times: &Range<u32>, width: u64) -> Range<u64> {
-        if times.is_empty() {
-            return 0..0;
-        }
-        let before = u64::from(self.shape.batch - 1) * u64::from(self.shape.seq_len);
-        u64::from(times.start) * width..(before + u64::from(times.end)) * width
-    }
-
     fn row_len(&self) -> u32 {
-        self.config.row_len(self.reserve.is_some())
+        self.config.row_len(self.saves())
     }
 
     /// 1 if direction 0 runs in reverse; direction 1 is the other way round.
@@ -261,7 +223,7 @@ impl Planner<'_> {
     }
 
     /// The times of some steps of a direction.
-    fn times(&self, direction: u32, steps: &Range<u32>) -> Range<u32> {
+    pub fn times(&self, direction: u32, steps: &Range<u32>) -> Range<u32> {
         let seq_len = self.shape.seq_len;
         if (direction + self.reverse()) % 2 == 1 {
             seq_len - steps.end..seq_len - steps.start
@@ -271,7 +233,7 @@ impl Planner<'_> {
     }
 
     /// gates_x of a chunk: one product.
-    fn projection(&self, layer: u32, direction: u32, chunk: &Range<u32>) -> Dispatch {
+    pub fn projection(&self, layer: u32, direction: u32, chunk: &Range<u32>) -> Dispatch {
         let config = self.config;
         let gate_rows = config.cell.num_gates() * config.hidden_size;
         let input_size = config.layer_input_size(layer);
@@ -319,7 +281,7 @@ impl Planner<'_> {
     }
 
     /// Some steps of a chunk whose gates_x are there.
-    fn steps(
+    pub fn steps(
         &self,
         layer: u32,
         directions: Range<u32>,
@@ -340,7 +302,10 @@ impl Planner<'_> {
             false => Operand::Unused,
         };
         let times = self.touched(&directions, &steps);
-        let (name, mut elements) = self.layer_output(layer, times.clone());
+        let (name, mut elements) = match self.again {
+            Some(again) => self.output_again(again, &directions, chunk, &times),
+            None => self.layer_output(layer, times.clone()),
+        };
         if self.rows_first(layer) {
             let width = self.output_token() / u64::from(self.shape.batch);
             elements = self.of_all_rows(&times, width);
@@ -363,7 +328,7 @@ impl Planner<'_> {
         let (scratch, _) = Operand::elements(workspace, place);
         Dispatch {
             kernel: self.tile.kernel(config, self.variant),
-            constants: self.tile.constants(config, self.reserve.is_some()),
+            constants: self.tile.constants(config, self.saves()),
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![weights, h_0, c_0, lengths, scratch, output, h_n, c_n],
             grid: fold_grid(params.num_groups.into()),
@@ -448,6 +413,10 @@ impl Planner<'_> {
         ]
         .map(|(name, given, width)| {
             let len = rows * u64::from(width);
+            if self.again.is_some() && given {
+                let (name, own) = self.initial(layer, name);
+                return Operand::elements(name, own);
+            }
             match given {
                 true => Operand::elements(name, u64::from(layer) * len..u64::from(layer + 1) * len),
                 false => (Operand::Unused, 0),
@@ -456,7 +425,7 @@ impl Planner<'_> {
     }
 
     /// The times that some steps write, and the one before that the first step reads.
-    fn touched(&self, directions: &Range<u32>, steps: &Range<u32>) -> Range<u32> {
+    pub fn touched(&self, directions: &Range<u32>, steps: &Range<u32>) -> Range<u32> {
         let reach = steps.start.saturating_sub(1)..steps.end.min(self.shape.seq_len);
         directions
             .clone()

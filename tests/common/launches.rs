@@ -283,6 +283,12 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                             };
                             let plan = config.plan_backward(device, shape, given);
                             all.extend(launches(plan.unwrap()));
+                            let checkpoints = RecurrentConfig {
+                                checkpoint_every: Some(2),
+                                ..config
+                            };
+                            let plan = checkpoints.plan_backward(device, shape, given);
+                            all.extend(launches(plan.unwrap()));
                         }
                     }
                 }

@@ -26,6 +26,7 @@ pub struct Case {
     pub direction: Direction,
     pub clip: Option<f32>,
     pub truncate: Option<u32>,
+    pub checkpoint_every: Option<u32>,
     pub seq_len: u32,
     pub batch: u32,
     pub bias: bool,
@@ -50,6 +51,7 @@ pub const SMALL: Case = Case {
     direction: Direction::Forward,
     clip: None,
     truncate: None,
+    checkpoint_every: None,
     seq_len: 9,
     batch: 3,
     bias: true,
@@ -91,6 +93,7 @@ impl Case {
             clip: self.clip,
             spin_bound: None,
             truncate: self.truncate,
+            checkpoint_every: self.checkpoint_every,
             gradients: false,
             tier,
             variant,
@@ -235,7 +238,7 @@ pub fn run(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> 
     run_with(gpu, case, config, inputs, false)
 }
 
-/// [`run`] that leaves what a backward pass would need, and uses no scratch.
+/// [`run`] that leaves what a backward pass would need, and uses no scratch without checkpoints.
 pub fn run_keeping(gpu: &Gpu, case: &Case, config: RecurrentConfig, inputs: &Inputs) -> Results {
     run_with(gpu, case, config, inputs, true)
 }
@@ -262,12 +265,16 @@ fn run_with(
     let tokens = (case.seq_len * case.batch * case.direction.count()) as usize;
     let output = tokens * case.problem().state_size();
     let outputs = [output, inputs.h_0.len(), inputs.c_0.len()].map(|len| Output::new(gpu, len));
-    let scratch_size = match keep {
-        true => op.reserve_size(case.shape()),
-        false => op.scratch_size(case.shape()),
+    let scratch_size = match keep && case.checkpoint_every.is_none() {
+        true => 4,
+        false => op.scratch_size(case.shape()).unwrap(),
     };
-    let scratch = Output::new(gpu, scratch_size.unwrap() as usize / 4);
-    let unused = gpu.zeros("scratch", 4).unwrap();
+    let scratch = Output::new(gpu, scratch_size as usize / 4);
+    let reserve = match keep {
+        true => op.reserve_size(case.shape()).unwrap(),
+        false => 4,
+    };
+    let reserve = Output::new(gpu, reserve as usize / 4);
     let is_lstm = case.cell.has_cell_state();
     let buffers = RecurrentBuffers {
         h_0: case.states.then(|| h_0.slice(..)),
@@ -275,15 +282,12 @@ fn run_with(
         lengths: case.lengths.map(|_| lengths.slice(..)),
         h_n: Some(outputs[1].buffer.slice(..)),
         c_n: is_lstm.then(|| outputs[2].buffer.slice(..)),
-        reserve: keep.then(|| scratch.buffer.slice(..)),
+        reserve: keep.then(|| reserve.buffer.slice(..)),
         ..RecurrentBuffers::new(
             input.slice(..),
             packed.slice(..),
             outputs[0].buffer.slice(..),
-            match keep {
-                true => unused.slice(..),
-                false => scratch.buffer.slice(..),
-            },
+            scratch.buffer.slice(..),
         )
     };
     let bound = op.bind(case.shape(), buffers).unwrap();
@@ -291,7 +295,7 @@ fn run_with(
     let once = || -> Results {
         outputs
             .iter()
-            .chain([&scratch])
+            .chain([&scratch, &reserve])
             .for_each(|output| output.poison(gpu));
         gpu.run(|pass| {
             bound.record(pass);
@@ -299,6 +303,7 @@ fn run_with(
         })
         .unwrap();
         scratch.read(gpu);
+        reserve.read(gpu);
         let mut results: Results = outputs.iter().map(|output| output.read(gpu)).collect();
         if case.batch_first {
             results[0] = swapped(&results[0], batch, time);

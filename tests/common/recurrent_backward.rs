@@ -130,7 +130,11 @@ pub fn run(
     let reserve = Output::new(gpu, op.reserve_size(shape).unwrap() as usize / 4);
     let size = op.backward_scratch_size(shape).unwrap();
     let scratch = Output::new(gpu, size as usize / 4);
-    let unused = gpu.zeros("scratch", 4).unwrap();
+    let size = match case.checkpoint_every {
+        Some(_) => op.scratch_size(shape).unwrap(),
+        None => 4,
+    };
+    let ahead = Output::new(gpu, size as usize / 4);
     let forward = RecurrentBuffers {
         h_0: case.states.then(|| h_0.slice(..)),
         c_0: (case.states && is_lstm).then(|| c_0.slice(..)),
@@ -140,7 +144,7 @@ pub fn run(
             input.slice(..),
             packed.slice(..),
             output.buffer.slice(..),
-            unused.slice(..),
+            ahead.buffer.slice(..),
         )
     };
     let forward = op.bind(shape, forward).unwrap();
@@ -223,7 +227,7 @@ pub fn run(
         for output in outputs.iter().map(|(_, _, output)| output) {
             output.poison(gpu);
         }
-        [&output, &reserve, &scratch]
+        [&output, &reserve, &scratch, &ahead]
             .into_iter()
             .for_each(|output| output.poison(gpu));
         gpu.run(|pass| {
@@ -234,6 +238,7 @@ pub fn run(
         .unwrap();
         reserve.read(gpu);
         scratch.read(gpu);
+        ahead.read(gpu);
         outputs
             .iter()
             .map(|(_, _, output)| output.read(gpu))

@@ -271,7 +271,10 @@ impl Problem for Recurrent {
         let dropout =
             (dropout > 0.0).then(|| format!("--dropout={dropout} --seed={}", self.shape.seed));
         let grad = self.grad.then(|| "--grad".to_owned());
-        [relu, coupled, before, dropout, clip, tier, grad]
+        let every = config
+            .checkpoint_every
+            .map(|every| format!("--checkpoint-every={every}"));
+        [relu, coupled, before, dropout, clip, tier, grad, every]
             .into_iter()
             .flatten()
             .collect()

@@ -301,6 +301,11 @@ fn flags_that_do_not_fit_are_refused() {
             "--direction is for --format onnx",
         ),
         (&lstm, "--clip 0", "expected a number above 0"),
+        (
+            &lstm,
+            "--checkpoint-every 3",
+            "--checkpoint-every: is for --grad",
+        ),
         (&lstm, "--dropout 1", "expected a number from 0 to below 1"),
         (
             &lstm,
@@ -345,7 +350,7 @@ fn gradients(op: &str, case: &str) -> (Tensors, Tensors) {
     (inputs, expected)
 }
 
-const GRADIENTS: [(&str, &str, &[&str]); 8] = [
+const GRADIENTS: [(&str, &str, &[&str]); 10] = [
     ("rnn", "plain", &[]),
     ("rnn", "relu", &["--nonlinearity", "relu"]),
     ("rnn", "two_layers_bidirectional", &[]),
@@ -354,6 +359,12 @@ const GRADIENTS: [(&str, &str, &[&str]); 8] = [
     ("lstm", "projection", &[]),
     ("gru", "lengths", &[]),
     ("gru", "no_bias", &[]),
+    ("lstm", "lengths", &["--checkpoint-every", "2"]),
+    (
+        "rnn",
+        "two_layers_bidirectional",
+        &["--checkpoint-every", "3"],
+    ),
 ];
 
 #[test]

@@ -9,10 +9,10 @@ use super::sums::NormParams;
 use super::tile::Tile;
 use crate::gemm::Part;
 use crate::kernel::{Dispatch, Operand};
-use crate::recurrent::carry::carry;
+use crate::recurrent::carry::carry_each;
 use crate::recurrent::dropout::dropout;
-use crate::recurrent::plan::{Reserve, Scratch};
-use crate::recurrent::steps::pieces;
+use crate::recurrent::reserve::Reserve;
+use crate::recurrent::steps::{self, pieces};
 use crate::recurrent::{Direction, RecurrentConfig, RecurrentShape};
 use crate::{Capabilities, Variant};
 
@@ -26,8 +26,8 @@ pub(super) struct Planner<'a> {
     pub variant: Variant,
     pub scratch: BackwardScratch,
     pub reserve: Reserve,
-    /// of the forward pass, inside the reserve
-    pub forward: Scratch,
+    /// of the forward pass, which runs segments of steps again where there are checkpoints
+    pub forward: steps::Planner<'a>,
 }
 
 /// A dispatch, and which weights' gradients it writes: `layer * num_directions + direction`.
@@ -97,6 +97,11 @@ impl Planner<'_> {
                 first: i == 0,
                 only,
             };
+            // the pieces of a chunk come from its end to its start
+            if self.reserve.checkpoints.is_some() && piece.steps.end == piece.chunk.end {
+                let again = self.forward.run_again(layer, &piece.chunk);
+                out.extend(again.into_iter().map(|one| (at, one)));
+            }
             for range in self.joint_directions(layer) {
                 self.sweep(&piece, range, out);
             }
@@ -137,7 +142,11 @@ impl Planner<'_> {
             .layer_input_size(0)
             .max(self.config.layer_input_size(1));
         let whole = u64::from(seq_len.div_ceil(self.times_each(widest)));
-        layers * (8 + 2 * whole + pieces * (sweeps + 14))
+        let again = match self.reserve.checkpoints {
+            Some(_) => chunks * self.forward.dispatches_again(chunk_steps),
+            None => 0,
+        };
+        layers * (8 + 2 * whole + pieces * (sweeps + 14) + again)
     }
 
     /// Nothing where there is no destination.
@@ -148,26 +157,8 @@ impl Planner<'_> {
         [to_h, to_c]: [Option<Part>; 2],
         out: &mut Vec<Numbered>,
     ) {
-        let empty = |part: &Part| part.1.is_empty();
-        if [&to_h, &to_c]
-            .iter()
-            .all(|to| to.as_ref().is_none_or(empty))
-        {
-            return;
-        }
-        // a source without a destination would not be read
-        let from_h = from_h.filter(|_| to_h.is_some());
-        let from_c = from_c.filter(|_| to_c.is_some());
-        if self.config.proj_size.is_none() {
-            out.push((at, carry([from_h, from_c], [to_h, to_c])));
-            return;
-        }
-        // of two lengths
-        for (from, to) in [(from_h, to_h), (from_c, to_c)] {
-            if to.as_ref().is_some_and(|to| !to.1.is_empty()) {
-                out.push((at, carry([from, None], [to, None])));
-            }
-        }
+        let all = carry_each([from_h, from_c], [to_h, to_c]);
+        out.extend(all.into_iter().map(|one| (at, one)));
     }
 
     /// Elements of all rows' hidden states of a layer, and of their cell states.

@@ -142,10 +142,10 @@ impl Planner<'_> {
             _ => piece.steps.start - piece.chunk.start,
         };
         let row = u64::from(direction) * chunk_rows + u64::from(within) * batch;
-        let chunk = self.reserve.chunk(piece.layer, piece.chunk.start);
+        let (name, chunk) = self.workspace(piece);
         Matrix {
-            name: "reserve",
-            first: chunk + self.forward.gates + row * u64::from(row_len),
+            name,
+            first: chunk + self.forward.scratch.gates + row * u64::from(row_len),
             row_len,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::RecurrentBackwardGiven;
 use crate::Capabilities;
+use crate::recurrent::steps::Again;
 use crate::recurrent::{RecurrentConfig, RecurrentShape};
 
 /// Where the parts of the scratch buffer lie, in elements; dh comes first.
@@ -12,6 +13,8 @@ pub(super) struct BackwardScratch {
     pub grads: u64,
     /// end of the rows of d_gates, start of the input without what lies past the end of each sequence
     pub masked: u64,
+    /// where the steps from one checkpoint to the next are run again
+    pub again: Option<Again>,
     /// start of the gradients of the outputs of inner layers, which alternate between two places; with dropout,
     /// one is of what the next layer reads and the other of what this one puts out
     inner: u64,
@@ -50,7 +53,17 @@ impl BackwardScratch {
             true => u64::from(piece_steps) * batch * u64::from(config.input_size),
             false => 0,
         };
-        let inner = masked + masked_len.next_multiple_of(PART);
+        let rows = masked + masked_len.next_multiple_of(PART);
+        let (again, inner) = match config.checkpoint_every {
+            Some(_) => {
+                let output = rows + config.scratch(shape, chunk_steps, true).layer_output;
+                // those of the steps, and the one before
+                let times = u64::from(chunk_steps) + 1;
+                let end = output + (times * batch * width).next_multiple_of(PART);
+                (Some(Again { rows, output }), end)
+            }
+            None => (None, rows),
+        };
         let inner_len = (seq_len * batch * width).next_multiple_of(PART);
         let places = match config.has_dropout() {
             true => 2,
@@ -61,6 +74,7 @@ impl BackwardScratch {
             carry_c,
             grads,
             masked,
+            again,
             inner,
             inner_len,
             len: inner + u64::from(places) * inner_len,

@@ -78,6 +78,17 @@ impl Planner<'_> {
         (len, self.scratch.grads + u64::from(direction) * len)
     }
 
+    /// Where what the forward pass has saved of a piece's chunk lies.
+    pub(super) fn workspace(&self, piece: &Piece) -> (&'static str, u64) {
+        match self.forward.again {
+            Some(again) => ("scratch", again.rows),
+            None => (
+                "reserve",
+                self.reserve.chunk(piece.layer, piece.chunk.start),
+            ),
+        }
+    }
+
     pub(super) fn sweep(&self, piece: &Piece, directions: Range<u32>, out: &mut Vec<Numbered>) {
         let config = self.config;
         let layer = piece.layer;
@@ -86,12 +97,12 @@ impl Planner<'_> {
         let first = config.packed_backward_start(layer, directions.start);
         let last = config.packed_backward_start(layer, directions.end - 1);
         let (weights, _) = Operand::elements("weights", first..last + packed.weight_ih);
-        let chunk = self.reserve.chunk(layer, piece.chunk.start);
+        let (saved_name, chunk) = self.workspace(piece);
         let chunk_rows = piece.chunk.len() as u64 * u64::from(batch);
         let saved_len = chunk_rows * u64::from(config.row_len(true));
-        let saved_first = self.forward.gates + u64::from(directions.start) * saved_len;
-        let saved_end = self.forward.gates + u64::from(directions.end) * saved_len;
-        let (reserve, _) = Operand::elements("reserve", chunk..chunk + saved_end);
+        let saved_first = self.forward.scratch.gates + u64::from(directions.start) * saved_len;
+        let saved_end = self.forward.scratch.gates + u64::from(directions.end) * saved_len;
+        let (reserve, _) = Operand::elements(saved_name, chunk..chunk + saved_end);
         let lengths = match self.given.lengths {
             true => Operand::whole("lengths", 4 * u64::from(batch)),
             false => Operand::Unused,

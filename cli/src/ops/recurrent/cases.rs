@@ -64,11 +64,14 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
     ];
     let mut gradients = ragged;
     gradients.with_gradients([true, true, cell.has_cell_state()]);
+    let mut checkpoints = gradients;
+    checkpoints.config.checkpoint_every = Some(4);
     let mut last_state = states(problem(cell, SMALL, Direction::Reverse));
     last_state.with_gradients([false, true, false]);
     all.extend([
         ("gradients_two_layers_bidirectional_lengths", gradients),
         ("gradients_of_the_last_state", last_state),
+        ("gradients_from_checkpoints", checkpoints),
     ]);
     if matches!(cell, Cell::RnnRelu | Cell::LstmCoupled) {
         return all;

@@ -4,7 +4,7 @@ use gatefold::{Cell, Direction, ElementType, Given, RecurrentConfig, RecurrentSh
 
 use super::check::Sample;
 use super::gradients::arriving_names;
-use super::options::{BenchOptions, Format, cell, tier};
+use super::options::{BenchOptions, Format, cell, checkpoints, tier};
 use super::{Op, Recurrent};
 use crate::args::BenchCommon;
 use crate::args::list::{List, product, values};
@@ -84,6 +84,7 @@ pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<
         true => Direction::Bidirectional,
         false => Direction::Forward,
     };
+    let checkpoint_every = checkpoints(common.grad, options.checkpoint_every)?;
     let (cell, tier) = (cell(op, options.nonlinearity)?, tier(options.tier)?);
     // one row without a projection if none is asked for
     let projections = values(&options.proj_size).unwrap_or(vec![0]);
@@ -100,6 +101,7 @@ pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<
         let mut problem = problem(cell, [row[0], row[1], row[2], row[3], row[4]], direction);
         (problem.config.element, problem.config.weights) = (common.dtype, common.dtype);
         problem.config.tier = tier;
+        problem.config.checkpoint_every = checkpoint_every;
         if common.grad {
             problem.with_gradients([true, false, false]);
         }

@@ -44,6 +44,9 @@ pub struct RunOptions {
     /// Force a way to carry the state from step to step
     #[arg(long, value_enum)]
     pub tier: Option<TierName>,
+    /// With --grad: keep the states of every K-th step only, and run the steps in between again
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub checkpoint_every: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -124,6 +127,9 @@ pub struct BenchOptions {
     /// Force a way to carry the state from step to step
     #[arg(long, value_enum)]
     pub tier: Option<TierName>,
+    /// With --grad: keep the states of every K-th step only, and run the steps in between again
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub checkpoint_every: Option<u32>,
 }
 
 /// The cell, the clip and the tier that the flags of `run` ask for; sizes and direction are left as they are.
@@ -134,6 +140,7 @@ pub fn config(
     options: &RunOptions,
     reset_after: bool,
 ) -> Result<RecurrentConfig> {
+    let checkpoint_every = checkpoints(common.grad, options.checkpoint_every)?;
     if options.direction.is_some() && options.format != Format::Onnx {
         return Err(Error::usage(
             "--direction is for --format onnx; PyTorch's names say it themselves",
@@ -159,10 +166,19 @@ pub fn config(
         activations: activations(op, cell, options)?,
         dropout: options.dropout.unwrap_or(0.0),
         clip: options.clip,
+        checkpoint_every,
         gradients: common.grad,
         tier: tier(options.tier)?,
         ..Default::default()
     })
+}
+
+/// Where the backward pass runs steps again, if there is one.
+pub fn checkpoints(grad: bool, every: Option<u32>) -> Result<Option<u32>> {
+    match every {
+        Some(_) if !grad => Err(Error::usage("--checkpoint-every: is for --grad")),
+        every => Ok(every),
+    }
 }
 
 pub fn cell(op: Op, nonlinearity: Option<Nonlinearity>) -> Result<Cell> {
