@@ -142,8 +142,7 @@ fn attention(
         for (var r = 0u; r < ROWS; r++) {
             let pair = Pairs(vec4<u32>(tile.start + y + r * THREADS_Y), keys);
             score[r] = scores(tile, pair, score[r], block);
-            let pairs = max(score[r].xy, score[r].zw);
-            tile_max[r / 4u][r % 4u] = max(pairs.x, pairs.y);
+            tile_max[r / 4u][r % 4u] = largest(score[r]);
         }
         var rescale: array<vec4<f32>, ROW_VECTORS>;
         // unroll
@@ -155,14 +154,11 @@ fn attention(
         }
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            let all = exp2(score[r] - vec4<f32>(row_max[r / 4u][r % 4u]));
-            var weight = select(vec4<f32>(), all, is_score(score[r]));
+            let row = y + r * THREADS_Y;
+            let weight = weights_of(score[r], row_max[r / 4u][r % 4u]);
             row_sum[r / 4u][r % 4u] += dot(weight, vec4<f32>(1.0));
-            if (DROPOUT) {
-                let keep = kept(tile, tile.start + y + r * THREADS_Y, keys.x / 4u);
-                weight = select(vec4<f32>(), params.dropout_scale * weight, keep);
-            }
-            wg_weights[weight_index(y + r * THREADS_Y, x)] = weight;
+            wg_weights[weight_index(row, x)] =
+                after_dropout(tile, tile.start + row, keys.x, weight);
             // unroll
             for (var c = 0u; c < VALUE_VECTORS; c++) {
                 acc[r][c] *= rescale[r / 4u][r % 4u];

@@ -105,23 +105,15 @@ fn attention_backward(
     if (group >= params.num_groups) {
         return;
     }
-    // of keys the first tiles have the most queries under a causal mask, of queries the last
-    var number = group % params.num_tiles;
-    if (!ROWS_ARE_KEYS) {
-        number = params.num_tiles - 1u - number;
-    }
-    let row_start = number * ROW_TILE;
-    let heads_each = select(1u, params.group_size, ROWS_ARE_KEYS);
-    let heads = params.num_heads / heads_each;
-    let batch = group / params.num_tiles / heads;
-    let head = group / params.num_tiles % heads * heads_each;
+    let place = place_of(group);
+    let row_start = place.row_start;
     let x = lane.index % THREADS_X;
     let y = lane.index / THREADS_X;
     if (lane.index == 0u) {
         atomicStore(&wg_nonfinite, 0u);
     }
 
-    var tile = uniform_tile(lane, head_tile(batch, head));
+    var tile = uniform_tile(lane, head_tile(place.batch, place.head));
     let rows = num_rows(tile);
     if (row_start >= rows) {
         return;
@@ -136,8 +128,8 @@ fn attention_backward(
             second_sums[r][c] = vec4<f32>();
         }
     }
-    for (var g = 0u; g < heads_each; g++) {
-        tile = uniform_tile(lane, head_tile(batch, head + g));
+    for (var g = 0u; g < place.num_heads; g++) {
+        tile = uniform_tile(lane, head_tile(place.batch, place.head + g));
         let range = others_of(tile, row_start, min(row_start + ROW_TILE, rows));
         tile.key_end = tile.kv_len;
         for (var start = range.x; start < range.y; start += OTHER_TILE) {

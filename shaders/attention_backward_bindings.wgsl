@@ -28,6 +28,26 @@ fn grad_output_vector(first: u32, d: u32) -> vec4<f32> {
     }
 }
 
+// The rows of a workgroup; of keys, with all heads that share them.
+struct Place {
+    batch: u32,
+    head: u32,
+    num_heads: u32,
+    row_start: u32,
+}
+
+fn place_of(group: u32) -> Place {
+    // of keys the first tiles have the most queries under a causal mask, of queries the last
+    var number = group % params.num_tiles;
+    if (!ROWS_ARE_KEYS) {
+        number = params.num_tiles - 1u - number;
+    }
+    let num_heads = select(1u, params.group_size, ROWS_ARE_KEYS);
+    let groups = params.num_heads / num_heads;
+    let rest = group / params.num_tiles;
+    return Place(rest / groups, rest % groups * num_heads, num_heads, number * ROW_TILE);
+}
+
 fn grad_output_row(tile: Tile, row: u32) -> u32 {
     return tile.output + row * params.output_token;
 }

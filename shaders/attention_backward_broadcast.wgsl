@@ -80,17 +80,9 @@ fn attention_backward_broadcast(
     if (group >= params.num_groups) {
         return;
     }
-    // of keys the first tiles have the most queries under a causal mask, of queries the last
-    var number = group % params.num_tiles;
-    if (!ROWS_ARE_KEYS) {
-        number = params.num_tiles - 1u - number;
-    }
-    let row_start = number * ROW_TILE;
-    let heads_each = select(1u, params.group_size, ROWS_ARE_KEYS);
-    let heads = params.num_heads / heads_each;
-    let batch = group / params.num_tiles / heads;
-    let head = group / params.num_tiles % heads * heads_each;
-    var tile = uniform_tile(lane, head_tile(batch, head));
+    let place = place_of(group);
+    let row_start = place.row_start;
+    var tile = uniform_tile(lane, head_tile(place.batch, place.head));
     let rows = num_rows(tile);
     if (row_start >= rows) {
         return;
@@ -112,8 +104,8 @@ fn attention_backward_broadcast(
         second_sums[v] = array<vec4<f32>, 4>();
     }
 
-    for (var g = 0u; g < heads_each; g++) {
-        tile = uniform_tile(lane, head_tile(batch, head + g));
+    for (var g = 0u; g < place.num_heads; g++) {
+        tile = uniform_tile(lane, head_tile(place.batch, place.head + g));
         let range = others_of(tile, row_start, min(row_start + ROW_TILE, rows));
         tile.key_end = tile.kv_len;
         var own_log_sum_exp: vec4<f32>;

@@ -168,8 +168,7 @@ fn attention_decode(
             );
             let keys = vec4<u32>(key_start + slot) + vec4<u32>(0u, 1u, 2u, 3u);
             score[n] = scores(tile, Pairs(vec4<u32>(row), keys), product, block);
-            let pairs = max(score[n].xy, score[n].zw);
-            own_max = max(own_max, max(pairs.x, pairs.y));
+            own_max = max(own_max, largest(score[n]));
         }
         wg_parts[lane.index / THREADS_X] = max_over_row(lane, vec4<f32>(own_max)).x;
         // wg_parts is visible
@@ -184,13 +183,9 @@ fn attention_decode(
         // unroll
         for (var n = 0u; n < ITEMS; n++) {
             let slot = 4u * (item + n * ROW_LANES);
-            let all = exp2(score[n] - vec4<f32>(row_max));
-            var weight = select(vec4<f32>(), all, is_score(score[n]));
-            row_sum += dot(weight, vec4<f32>(1.0));
-            if (DROPOUT) {
-                let keep = kept(tile, row, (key_start + slot) / 4u);
-                weight = select(vec4<f32>(), params.dropout_scale * weight, keep);
-            }
+            let before = weights_of(score[n], row_max);
+            row_sum += dot(before, vec4<f32>(1.0));
+            let weight = after_dropout(tile, row, key_start + slot, before);
             // unroll
             for (var e = 0u; e < 4u; e++) {
                 wg_scores[own * KEY_TILE + slot + e] = weight[e];

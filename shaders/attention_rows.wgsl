@@ -25,6 +25,25 @@ fn tile_of(group: u32) -> Tile {
     return tile;
 }
 
+fn largest(score: vec4<f32>) -> f32 {
+    let pairs = max(score.xy, score.zw);
+    return max(pairs.x, pairs.y);
+}
+
+// of four scores of a row, before dropout
+fn weights_of(score: vec4<f32>, row_max: f32) -> vec4<f32> {
+    return select(vec4<f32>(), exp2(score - vec4<f32>(row_max)), is_score(score));
+}
+
+// what dropout leaves of the weights of keys key .. key + 3
+fn after_dropout(tile: Tile, row: u32, key: u32, weight: vec4<f32>) -> vec4<f32> {
+    if (DROPOUT) {
+        let keep = kept(tile, row, key / 4u);
+        return select(vec4<f32>(), params.dropout_scale * weight, keep);
+    }
+    return weight;
+}
+
 // What is left to do with a row when all its keys are done.
 struct End {
     // of the accumulated values

@@ -17,8 +17,8 @@ const LONGEST_SUBMISSION: f64 = 0.4;
 /// From here on a repetition is timed by itself: the cost of its submission is far below a percent.
 const LONG_REPETITION: f64 = 0.1;
 
-/// For how long a device is kept busy before the first sample, in seconds: one that has idled begins at a
-/// fraction of its clock rate, an H100 at a sixth.
+/// For how long a GPU is kept busy before the first sample, in seconds: one that has idled begins at a fraction
+/// of its clock rate, an H100 at a sixth. A CPU, which has been busy until then, needs none of it.
 const WARM_UP: f64 = 0.5;
 
 /// A submission of the warm-up: long beside the pause between two of them, in which the device idles.
@@ -159,7 +159,10 @@ impl Clock {
     ) -> Result<Timing, Error> {
         // the first run pays for what the driver has put off
         self.span(1, &mut record)?;
-        let warm_up = budget.total.min(Duration::from_secs_f64(WARM_UP));
+        let warm_up = match self.gpu.is_software() {
+            true => Duration::ZERO,
+            false => budget.total.min(Duration::from_secs_f64(WARM_UP)),
+        };
         let mut start = Instant::now();
         let mut repetitions = 1;
         let mut trial = self.span(repetitions, &mut record)?;

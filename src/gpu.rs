@@ -76,7 +76,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`].
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self, Error> {
-        let matrices = adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        let matrices = adapter.features() & cooperative_matrices(&adapter.get_info());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("gatefold"),
             required_features: Context::wanted_features(adapter) | matrices,
@@ -315,4 +315,14 @@ fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
 fn describe(info: &wgpu::AdapterInfo) -> String {
     let driver = [info.driver.as_str(), info.driver_info.as_str()].join(" ");
     format!("{} ({}, {})", info.name, info.backend, driver.trim())
+}
+
+/// The feature of cooperative matrices, where it can be true. wgpu takes a list of shapes for the feature and panics
+/// in `request_device` where a driver has the one without the other, as Mesa's llvmpipe does when its subgroups have
+/// fewer than eight lanes.
+fn cooperative_matrices(info: &wgpu::AdapterInfo) -> wgpu::Features {
+    match info.device_type == wgpu::DeviceType::Cpu && info.subgroup_min_size < 8 {
+        true => wgpu::Features::empty(),
+        false => wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+    }
 }

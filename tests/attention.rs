@@ -3,9 +3,10 @@
 mod common;
 
 use common::attention::{
-    AXES, Case, Inputs, MANY, SMALL, check, check_inputs, check_on, check_option, check_variant,
-    large_gpu, run, variants,
+    AXES, Case, Inputs, MANY, SMALL, check, check_inputs, check_on, check_option, large_gpu, run,
+    variants,
 };
+use common::attention_options::{COMBINATIONS, OPTIONS};
 use common::{Output, Random, bits, gpu, guises};
 use gatefold::{
     Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Causal, Gpu,
@@ -337,118 +338,6 @@ fn packed_query_key_value_in_one_buffer_with_the_output() {
     }
 }
 
-/// The options, each by itself.
-const OPTIONS: [Case; 13] = [
-    Case {
-        window_left: Some(9),
-        window_right: Some(4),
-        ..SMALL
-    },
-    Case {
-        window_left: Some(0),
-        causal: Causal::BottomRight,
-        ..SMALL
-    },
-    Case {
-        window_right: Some(0),
-        ..SMALL
-    },
-    Case {
-        window_left: Some(70),
-        causal: Causal::Offset(60),
-        ..SMALL
-    },
-    Case {
-        softcap: Some(2.0),
-        ..SMALL
-    },
-    Case {
-        dropout: Some(0.3),
-        ..SMALL
-    },
-    Case {
-        bias: Some((ElementType::F32, Axes::ALL)),
-        ..SMALL
-    },
-    Case {
-        mask: Some(Axes::ALL),
-        ..SMALL
-    },
-    Case {
-        alibi: true,
-        ..SMALL
-    },
-    Case {
-        sinks: true,
-        ..SMALL
-    },
-    Case {
-        kv_lengths: Some(&[17, 53]),
-        ..SMALL
-    },
-    Case {
-        kv_lengths: Some(&[0, 99]),
-        causal: Causal::BottomRight,
-        ..SMALL
-    },
-    Case {
-        scale: Some(-0.3),
-        ..SMALL
-    },
-];
-
-/// And together, with everything else that differs.
-const COMBINATIONS: [Case; 5] = [
-    Case {
-        num_heads: 6,
-        num_kv_heads: 2,
-        value_dim: 24,
-        causal: Causal::BottomRight,
-        window_left: Some(20),
-        softcap: Some(3.0),
-        dropout: Some(0.2),
-        bias: Some((ElementType::F16, AXES[1])),
-        mask: Some(AXES[2]),
-        alibi: true,
-        sinks: true,
-        kv_lengths: Some(&[31, 53]),
-        layout: Layout::Bshd,
-        ..SMALL
-    },
-    Case {
-        head_dim: 20,
-        causal: Causal::TopLeft,
-        bias: Some((ElementType::Bf16, AXES[3])),
-        sinks: true,
-        kv_lengths: Some(&[0, 40]),
-        ..SMALL
-    },
-    Case {
-        q_len: 90,
-        kv_len: 150,
-        mask: Some(AXES[5]),
-        dropout: Some(0.5),
-        window_right: Some(30),
-        ..SMALL
-    },
-    Case {
-        element: ElementType::F16,
-        causal: Causal::Offset(-7),
-        mask: Some(AXES[3]),
-        alibi: true,
-        sinks: true,
-        ..SMALL
-    },
-    Case {
-        element: ElementType::Bf16,
-        head_dim: 13,
-        value_dim: 7,
-        bias: Some((ElementType::F32, AXES[4])),
-        softcap: Some(1.0),
-        ..SMALL
-    },
-];
-
 #[test]
 fn each_option() {
     OPTIONS.into_iter().for_each(check_option);
@@ -644,82 +533,6 @@ fn what_is_masked_may_be_anything() {
             }
         }
         check_inputs(&guises(gpu)[..1], case, &clean);
-    }
-}
-
-/// Every case with tensors of f16, by the device's matrix units; nothing where it has none.
-fn check_cooperative(case: Case) {
-    let Some(gpu) = gpu() else { return };
-    let case = Case {
-        element: ElementType::F16,
-        // where the largest weights are dropped, those that are left must be within f16
-        magnitude: if case.dropout.is_some() {
-            0.5
-        } else {
-            case.magnitude
-        },
-        ..case
-    };
-    check_variant(gpu, Variant::Cooperative, case);
-}
-
-#[test]
-fn matrix_units_compute_every_option() {
-    OPTIONS.into_iter().for_each(check_cooperative);
-    COMBINATIONS.into_iter().for_each(check_cooperative);
-}
-
-#[test]
-fn matrix_units_take_any_shape() {
-    for (head_dim, value_dim) in [(1, 3), (64, 64), (80, 40), (128, 128), (192, 64)] {
-        check_cooperative(Case {
-            batch: 1,
-            num_heads: 2,
-            num_kv_heads: 1,
-            q_len: 67,
-            kv_len: 130,
-            head_dim,
-            value_dim,
-            causal: Causal::TopLeft,
-            ..SMALL
-        });
-    }
-    check_cooperative(Case {
-        batch: 1,
-        q_len: 2,
-        kv_len: 1100,
-        ..SMALL
-    });
-}
-
-#[test]
-fn matrix_units_do_not_see_what_is_masked() {
-    let Some(gpu) = gpu() else { return };
-    let case = Case {
-        element: ElementType::F16,
-        kv_lengths: Some(&[40, 53]),
-        ..SMALL
-    };
-    let clean = case.inputs();
-    let mut poisoned = clean.clone();
-    let rows = (case.num_kv_heads * case.kv_len) as usize;
-    for j in 0..rows {
-        if j % case.kv_len as usize >= 40 {
-            poisoned.key[j * 16..][..16].fill(f32::NAN);
-            poisoned.value[j * 16..][..16].fill(f32::INFINITY);
-        }
-    }
-    for (guise, variant, tile) in variants(std::slice::from_ref(gpu), &case) {
-        let got = run(&guise, &case, variant, &poisoned);
-        let want = run(&guise, &case, variant, &clean);
-        for (got, want) in got.iter().zip(&want) {
-            assert_eq!(bits(got), bits(want), "{variant}, {tile}");
-        }
-        // and a row sees what it may attend
-        let mut seen = clean.clone();
-        seen.value[0] = f32::NAN;
-        let [output, _] = run(&guise, &case, variant, &seen);
-        assert!(output[0].is_nan() && output[1].is_finite(), "{variant}");
     }
 }
 

@@ -4,8 +4,8 @@ mod common;
 
 use common::recurrent::{Case, SMALL};
 use common::recurrent_backward::{
-    ALL, Arriving, Upstreams, all_guises, check, check_arriving, check_in, check_some, run, some,
-    variants,
+    ALL, Arriving, NONE, Upstreams, all_guises, check, check_arriving, check_in, check_some, run,
+    some, variants,
 };
 use common::{bits, gpu};
 use gatefold::{
@@ -74,17 +74,12 @@ fn lengths_layers_and_both_directions() {
 
 #[test]
 fn only_some_gradients_arrive() {
-    let none = Arriving {
-        output: false,
-        h_n: false,
-        c_n: false,
-    };
     for arriving in [
-        Arriving { h_n: true, ..none },
-        Arriving { c_n: true, ..none },
+        Arriving { h_n: true, ..NONE },
+        Arriving { c_n: true, ..NONE },
         Arriving {
             output: true,
-            ..none
+            ..NONE
         },
     ] {
         for cell in [Cell::Lstm, Cell::Gru] {
@@ -94,7 +89,7 @@ fn only_some_gradients_arrive() {
                 lengths: Some(&[9, 0, 4]),
                 ..SMALL
             };
-            if cell == Cell::Lstm || arriving != (Arriving { c_n: true, ..none }) {
+            if cell == Cell::Lstm || arriving != (Arriving { c_n: true, ..NONE }) {
                 check_arriving(case, arriving);
             }
         }

@@ -4,8 +4,8 @@ mod common;
 
 use common::recurrent::{Case, Inputs, SMALL, run as run_forward, run_keeping};
 use common::recurrent_backward::{
-    ALL, Arriving, Named, Upstreams, all_guises, check, check_arriving, check_in, check_some, run,
-    some, variants,
+    ALL, Arriving, NONE, Named, Upstreams, all_guises, check, check_arriving, check_in, check_some,
+    run, some, variants,
 };
 use common::{Random, bits, gpu};
 use gatefold::{
@@ -47,14 +47,9 @@ fn every_cell_and_way_to_run_it() {
 
 #[test]
 fn only_some_gradients_arrive() {
-    let none = Arriving {
-        output: false,
-        h_n: false,
-        c_n: false,
-    };
     for arriving in [
-        Arriving { h_n: true, ..none },
-        Arriving { c_n: true, ..none },
+        Arriving { h_n: true, ..NONE },
+        Arriving { c_n: true, ..NONE },
     ] {
         let case = Case {
             num_layers: 2,

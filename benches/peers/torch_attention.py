@@ -11,14 +11,13 @@ The output is compared with f64 before it is timed: on a sample of rows, where t
 import argparse
 import contextlib
 import json
-import platform
-import statistics
 import sys
-import time
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+
+from torch_timing import DTYPES, facts, measured, times
 
 # batch, heads, kv_heads, q_len, kv_len, head_dim, causal; the catalogue of cubek-attention
 PRESETS = {
@@ -44,7 +43,6 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 # Bytes of inputs that are more than any cache holds.
 CACHES = 256 << 20
@@ -112,33 +110,12 @@ class Case:
         """Microseconds of each call."""
         size = 4 * sum(torch.Size(shape).numel() for shape in [*self.shapes, self.shapes[0]])
         sets = [self.fresh() for _ in range(max(2, min(64, CACHES // size)))]
-        for tensors in sets[:5]:
-            self.run(tensors)
-        clock = self.cuda_time if self.device.type == "cuda" else self.wall_time
-        times, end = [], time.perf_counter() + self.arguments.seconds
-        while len(times) < 20 or time.perf_counter() < end:
-            times.append(clock(sets[len(times) % len(sets)]))
-        return times
-
-    def wall_time(self, tensors):
-        start = time.perf_counter()
-        self.run(tensors)
-        return 1e6 * (time.perf_counter() - start)
-
-    def cuda_time(self, tensors):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        self.run(tensors)
-        end.record()
-        end.synchronize()
-        return 1e3 * start.elapsed_time(end)
+        return times(self.run, sets, self.arguments.device, self.arguments.seconds)
 
     def row(self):
         with self.backend(), torch.set_grad_enabled(self.arguments.grad):
             error = self.error()
-            times = self.times()
-        median = statistics.median(times)
-        ranks = statistics.quantiles(times, n=20, method="inclusive")
+            timing = measured(self.times(), self.arguments.device)
         # two products forward; backward five more
         products = 7 if self.arguments.grad else 2
         return {
@@ -156,13 +133,9 @@ class Case:
             "grad": self.arguments.grad,
             "dtype": self.arguments.dtype,
             "variant": f"torch-{self.arguments.backend}",
-            "median_us": median,
-            "p5_us": ranks[0],
-            "p95_us": ranks[-1],
-            "gflops": products * 2 * self.pairs() * self.head_dim / median / 1e3,
+            **timing,
+            "gflops": products * 2 * self.pairs() * self.head_dim / timing["median_us"] / 1e3,
             "error": error,
-            "clock": "event" if self.device.type == "cuda" else "wall",
-            "runs": len(times),
         }
 
 
@@ -176,14 +149,6 @@ def cases(arguments):
     heads, q_len = arguments.heads, arguments.q_len
     kv_heads, kv_len = arguments.kv_heads or heads, arguments.kv_len or q_len
     return [(arguments.batch, heads, kv_heads, q_len, kv_len, arguments.head_dim, arguments.causal)]
-
-
-def facts(device):
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    return {"torch": torch.__version__, "cuda": torch.version.cuda, "adapter": {"name": name}}
 
 
 def main():

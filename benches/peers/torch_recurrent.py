@@ -11,16 +11,14 @@ import argparse
 import copy
 import itertools
 import json
-import platform
-import statistics
 import sys
-import time
 
 import torch
 
+from torch_timing import DTYPES, facts, measured, times
+
 CELLS = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 # Inputs that take turns.
 SETS = 8
@@ -58,37 +56,14 @@ class Case:
         difference = (self.module(given)[0].cpu().double() - want).abs().amax(dim=-1)
         return (difference / want.abs().amax(dim=-1)).max().item()
 
-    def times(self):
-        """Microseconds of each call."""
-        sets = [self.fresh() for _ in range(SETS)]
-        for tensors in sets[:5]:
-            self.run(tensors)
-        clock = self.cuda_time if self.arguments.device == "cuda" else self.wall_time
-        times, end = [], time.perf_counter() + self.arguments.seconds
-        while len(times) < 20 or time.perf_counter() < end:
-            times.append(clock(sets[len(times) % SETS]))
-        return times
-
-    def wall_time(self, tensors):
-        start = time.perf_counter()
-        self.run(tensors)
-        return 1e6 * (time.perf_counter() - start)
-
-    def cuda_time(self, tensors):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        self.run(tensors)
-        end.record()
-        end.synchronize()
-        return 1e3 * start.elapsed_time(end)
-
     def row(self):
         with torch.no_grad():
             error = self.error()
         with torch.set_grad_enabled(self.arguments.grad):
-            times = self.times()
-        median = statistics.median(times)
-        ranks = statistics.quantiles(times, n=20, method="inclusive")
+            sets = [self.fresh() for _ in range(SETS)]
+            device, seconds = self.arguments.device, self.arguments.seconds
+            timing = measured(times(self.run, sets, device, seconds), device)
+        median = timing["median_us"]
         widths = self.input_size + self.hidden_size + (self.arguments.layers - 1) * 2 * self.hidden_size
         # backward two products for each of the forward pass
         products = 3 if self.arguments.grad else 1
@@ -105,32 +80,15 @@ class Case:
             "grad": self.arguments.grad,
             "dtype": self.arguments.dtype,
             "variant": "torch",
-            "median_us": median,
-            "p5_us": ranks[0],
-            "p95_us": ranks[-1],
+            **timing,
             "us_per_step": median / self.seq_len,
             "gflops": flops / median / 1e3,
             "error": error,
-            "clock": "event" if self.arguments.device == "cuda" else "wall",
-            "runs": len(times),
         }
 
 
 def numbers(text):
     return [int(part) for part in text.split(",")]
-
-
-def facts(device):
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    return {
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "adapter": {"name": name},
-    }
 
 
 def main():

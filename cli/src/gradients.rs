@@ -5,7 +5,6 @@ mod networks;
 mod picture;
 mod sweep;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,7 +14,7 @@ use serde::Serialize;
 
 use crate::adapter::Adapter;
 use crate::args::{self, Format};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::{Cell, log, progress};
 use crate::{adapter, report};
 use networks::{Network, networks};
@@ -123,14 +122,16 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         }
     }
     bar.finish_and_clear();
-    let write = |name: &str, text: &str| {
-        let path = options.out_dir.join(name);
-        fs::create_dir_all(&options.out_dir)
-            .and_then(|()| fs::write(&path, text))
-            .map_err(|error| Error::failed(format_args!("{}: {error}", path.display())))
-    };
-    write("gradients.json", &report::json(&document)?)?;
-    write("gradients.svg", &picture::draw(&document)?)?;
+    report::save(
+        &options.out_dir,
+        "gradients.json",
+        &report::json(&document)?,
+    )?;
+    report::save(
+        &options.out_dir,
+        "gradients.svg",
+        &picture::draw(&document)?,
+    )?;
     print(&document, options)?;
     Ok(ExitCode::from(u8::from(document.failed)))
 }

@@ -149,15 +149,9 @@ pub fn run(options: Options) -> Result<ExitCode> {
             .map(|(head, weights)| Head::new(head, weights, kv_len, &rows, &keys))
             .collect(),
     };
-    let write = |name: &str, text: &str| {
-        let path = options.out_dir.join(name);
-        fs::create_dir_all(&options.out_dir)
-            .and_then(|()| fs::write(&path, text))
-            .map_err(|error| Error::failed(format_args!("{}: {error}", path.display())))
-    };
     let svg = picture::draw(&document)?;
-    write("heatmap.json", &report::json(&document)?)?;
-    write("heatmap.svg", &svg)?;
+    report::save(&options.out_dir, "heatmap.json", &report::json(&document)?)?;
+    report::save(&options.out_dir, "heatmap.svg", &svg)?;
     print(&document, options.output, &options.out_dir)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -14,8 +14,6 @@ mod table;
 mod windows;
 pub(crate) mod words;
 
-use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -25,8 +23,8 @@ use gatefold::{Cell, MinCell};
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
-use crate::report::{log, progress};
+use crate::error::Result;
+use crate::report::{log, progress, save};
 use crate::{adapter, peak};
 use attention::Attention;
 use course::{Course, Entry, Text};
@@ -104,9 +102,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     race.finish(&roof);
 
     let folder = &options.out_dir;
-    write(folder, "race.json", &crate::report::json(&race)?)?;
+    save(folder, "race.json", &crate::report::json(&race)?)?;
     if race.has_times() {
-        write(folder, "race.svg", &picture::draw(&race)?)?;
+        save(folder, "race.svg", &picture::draw(&race)?)?;
     }
     table::print(&race, options)?;
     Ok(ExitCode::from(u8::from(race.failed)))
@@ -280,11 +278,4 @@ impl Track<'_> {
             None
         }
     }
-}
-
-fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
-    let path = folder.join(name);
-    fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&path, text))
-        .map_err(|error| Error::failed(format_args!("{}: {error}", path.display())))
 }

@@ -1,7 +1,9 @@
 //! How results are printed: one table of cells, or JSON.
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle, presets};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -127,6 +129,14 @@ pub fn out(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Writes a file of a command that leaves several, into a folder that need not be there yet.
+pub fn save(folder: &Path, name: &str, text: &str) -> Result<()> {
+    let path = folder.join(name);
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(&path, text))
+        .map_err(|error| Error::failed(format_args!("{}: {error}", path.display())))
 }
 
 /// One line on standard error.

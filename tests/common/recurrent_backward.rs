@@ -27,6 +27,12 @@ pub const ALL: Arriving = Arriving {
     c_n: true,
 };
 
+pub const NONE: Arriving = Arriving {
+    output: false,
+    h_n: false,
+    c_n: false,
+};
+
 /// The gradients that arrive, each there whether it is used or not.
 pub struct Upstreams {
     pub output: Vec<f32>,

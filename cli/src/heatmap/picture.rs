@@ -115,8 +115,7 @@ fn heading(canvas: &Canvas<'_>, document: &Document, panels: &[Cells]) -> Result
     }
     canvas.text("Where each query looks", (60, 58), Ink::bold(46, INK))?;
     canvas.text(&shape, (60, 112), Ink::plain(26, INK))?;
-    let reading =
-        "queries downwards, keys to the right; each row of weights adds up to 1 over all keys";
+    let reading = "queries downwards, keys to the right; the weights of a query add up to 1, less what a sink takes";
     canvas.text(reading, (60, 152), Ink::plain(20, SOFT))
 }
 

@@ -5,7 +5,9 @@ mod additive;
 mod attention;
 mod heatmap;
 mod measure;
+mod minimal;
 mod recurrent;
+mod recurrent_gradients;
 mod refused;
 mod run;
 

@@ -5,10 +5,12 @@ use safetensors::tensor::Dtype;
 use super::{Folder, Tensor, Tensors, floats, has_adapter, split, text};
 
 /// PyTorch's gate of each of ONNX's and Keras's: i f g o to i o f c and i f c o, r z n to z r h.
-const ONNX: [(&str, &[usize]); 3] = [("rnn", &[0]), ("lstm", &[0, 3, 1, 2]), ("gru", &[1, 0, 2])];
-const KERAS: [(&str, &[usize]); 3] = [("rnn", &[0]), ("lstm", &[0, 1, 2, 3]), ("gru", &[1, 0, 2])];
+pub const ONNX: [(&str, &[usize]); 3] =
+    [("rnn", &[0]), ("lstm", &[0, 3, 1, 2]), ("gru", &[1, 0, 2])];
+pub const KERAS: [(&str, &[usize]); 3] =
+    [("rnn", &[0]), ("lstm", &[0, 1, 2, 3]), ("gru", &[1, 0, 2])];
 
-fn f32s(shape: &[usize], values: &[f64]) -> Tensor {
+pub fn f32s(shape: &[usize], values: &[f64]) -> Tensor {
     let bytes = values
         .iter()
         .flat_map(|&value| (value as f32).to_le_bytes());
@@ -31,7 +33,7 @@ fn i32s(values: &[i32]) -> Tensor {
 }
 
 /// The values of a parameter with its gates in another order.
-fn gates(tensor: &Tensor, order: &[usize]) -> Vec<f64> {
+pub fn gates(tensor: &Tensor, order: &[usize]) -> Vec<f64> {
     let values = floats(tensor);
     let block = values.len() / order.len();
     let blocks = order
@@ -41,7 +43,7 @@ fn gates(tensor: &Tensor, order: &[usize]) -> Vec<f64> {
 }
 
 /// Axis `i` of the result is axis `order[i]` of a tensor of three axes.
-fn permuted(tensor: &Tensor, order: [usize; 3]) -> Tensor {
+pub fn permuted(tensor: &Tensor, order: [usize; 3]) -> Tensor {
     let values = floats(tensor);
     let shape = order.map(|axis| tensor.shape[axis]);
     let stride = |axis: usize| tensor.shape[axis + 1..].iter().product::<usize>();
@@ -57,7 +59,35 @@ fn permuted(tensor: &Tensor, order: [usize; 3]) -> Tensor {
     f32s(&shape, &out)
 }
 
-fn run(op: &str, tensors: &Tensors, options: &[&str]) -> Tensors {
+/// The inputs and the results of a golden file, with lengths as whole numbers.
+pub fn known(case: &str) -> (Tensors, Tensors) {
+    let (mut inputs, expected) = split(case);
+    if let Some(lengths) = inputs.get("lengths") {
+        let lengths = floats(lengths).into_iter();
+        let whole: Vec<i32> = lengths.map(|length| length as i32).collect();
+        inputs.insert("lengths".into(), i32s(&whole));
+    }
+    (inputs, expected)
+}
+
+/// All results are there, and each element is right relative to the largest of its tensor.
+pub fn are_known(got: &Tensors, expected: &Tensors, tolerance: f64, case: &str) {
+    let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(got), names(expected), "{case}");
+    for (name, tensor) in expected {
+        assert_eq!(got[name].shape, tensor.shape, "{case} {name}");
+        let (want, got) = (floats(tensor), floats(&got[name]));
+        let scale = want.iter().fold(0.0, |scale: f64, x| scale.max(x.abs()));
+        for (got, want) in got.iter().zip(&want) {
+            assert!(
+                (got - want).abs() <= tolerance * scale.max(1e-3),
+                "{case} {name}: got {got}, expected {want}"
+            );
+        }
+    }
+}
+
+pub fn run(op: &str, tensors: &Tensors, options: &[&str]) -> Tensors {
     let (done, results) = Folder::new().run(op, tensors, options);
     let error = text(&done.stderr);
     assert_eq!(done.status.code(), Some(0), "{op} {options:?}: {error}");
@@ -65,7 +95,7 @@ fn run(op: &str, tensors: &Tensors, options: &[&str]) -> Tensors {
 }
 
 /// The parameters of PyTorch's names as `W R B`, with `suffixes` as directions.
-fn onnx(op: &str, tensors: &Tensors, suffixes: &[&str]) -> Tensors {
+pub fn onnx(op: &str, tensors: &Tensors, suffixes: &[&str]) -> Tensors {
     let (_, order) = ONNX.into_iter().find(|(name, _)| *name == op).unwrap();
     let joined = |stems: &[&str]| -> Vec<f64> {
         let names = suffixes
@@ -330,322 +360,6 @@ fn flags_that_do_not_fit_are_refused() {
     ] {
         let options: Vec<_> = options.split_whitespace().chain(["--reference"]).collect();
         let (done, results) = Folder::new().run("lstm", tensors, &options);
-        let error = text(&done.stderr);
-        assert_eq!(done.status.code(), Some(2), "{options:?}: {error}");
-        assert!(error.lines().count() == 1 && results.is_none(), "{error}");
-        assert!(error.contains(says), "{says}: {error}");
-    }
-}
-
-/// The tensors of a known answer of gradients, with lengths as whole numbers.
-fn gradients(op: &str, case: &str) -> (Tensors, Tensors) {
-    let (mut inputs, expected) = split(&format!("gradients_{op}_{case}"));
-    if let Some(lengths) = inputs.get("lengths") {
-        let whole: Vec<i32> = floats(lengths)
-            .iter()
-            .map(|&length| length as i32)
-            .collect();
-        inputs.insert("lengths".into(), i32s(&whole));
-    }
-    (inputs, expected)
-}
-
-const GRADIENTS: [(&str, &str, &[&str]); 10] = [
-    ("rnn", "plain", &[]),
-    ("rnn", "relu", &["--nonlinearity", "relu"]),
-    ("rnn", "two_layers_bidirectional", &[]),
-    ("lstm", "lengths", &[]),
-    ("lstm", "c_n", &["--tier", "stepped"]),
-    ("lstm", "projection", &[]),
-    ("gru", "lengths", &[]),
-    ("gru", "no_bias", &[]),
-    ("lstm", "lengths", &["--checkpoint-every", "2"]),
-    (
-        "rnn",
-        "two_layers_bidirectional",
-        &["--checkpoint-every", "3"],
-    ),
-];
-
-#[test]
-fn gradients_are_the_known_answers() {
-    let mut devices = vec![(&["--reference"][..], 1e-7)];
-    if has_adapter() {
-        devices.push((&[], 1e-5));
-    }
-    for (device, tolerance) in devices {
-        for (op, case, options) in GRADIENTS {
-            let (inputs, expected) = gradients(op, case);
-            let options = [options, device, &["--grad"]].concat();
-            let mut got = run(op, &inputs, &options);
-            let norms = got.remove("grad_norms").expect("grad_norms");
-            assert_eq!(norms.shape[1], inputs["input"].shape[0], "{op} {case}");
-            assert!(floats(&norms).iter().any(|&norm| norm > 0.0), "{op} {case}");
-            let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
-            assert_eq!(names(&got), names(&expected), "{op} {case}");
-            for (name, tensor) in &expected {
-                assert_eq!(got[name].shape, tensor.shape, "{op} {case} {name}");
-                let (want, got) = (floats(tensor), floats(&got[name]));
-                let scale = want.iter().fold(0.0, |scale: f64, x| scale.max(x.abs()));
-                for (got, want) in got.iter().zip(&want) {
-                    assert!(
-                        (got - want).abs() <= tolerance * scale.max(1e-3),
-                        "{op} {case} {name}: got {got}, expected {want}"
-                    );
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn mingru_and_minlstm_are_the_known_answers() {
-    let mut devices = vec![(&["--reference"][..], 1e-7)];
-    if has_adapter() {
-        devices.push((&[], 1e-5));
-    }
-    for (device, tolerance) in devices {
-        for op in ["mingru", "minlstm"] {
-            for (case, options) in [
-                ("plain", &[][..]),
-                ("no_bias", &["--chunk-len", "4"]),
-                ("positive", &["--candidate", "positive"]),
-                ("lengths", &[]),
-            ] {
-                let (mut inputs, expected) = split(&format!("{op}_{case}"));
-                if let Some(lengths) = inputs.get("lengths") {
-                    let lengths = floats(lengths).into_iter();
-                    let whole: Vec<i32> = lengths.map(|length| length as i32).collect();
-                    inputs.insert("lengths".into(), i32s(&whole));
-                }
-                let options = [options, device, &["--grad"]].concat();
-                let got = run(op, &inputs, &options);
-                let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
-                assert_eq!(names(&got), names(&expected), "{op} {case}");
-                for (name, tensor) in &expected {
-                    assert_eq!(got[name].shape, tensor.shape, "{op} {case} {name}");
-                    let (want, got) = (floats(tensor), floats(&got[name]));
-                    let scale = want.iter().fold(0.0, |scale: f64, x| scale.max(x.abs()));
-                    for (got, want) in got.iter().zip(&want) {
-                        assert!(
-                            (got - want).abs() <= tolerance * scale.max(1e-3),
-                            "{op} {case} {name}: got {got}, expected {want}"
-                        );
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_scan_and_its_gradients_by_hand() {
-    let inputs = Tensors::from([
-        ("a".into(), f32s(&[3, 1, 1], &[0.5, 2.0, -1.0])),
-        ("b".into(), f32s(&[3, 1, 1], &[1.0, 2.0, 3.0])),
-        ("h_0".into(), f32s(&[1, 1], &[10.0])),
-        ("grad_h_n".into(), f32s(&[1, 1], &[1.0])),
-    ]);
-    let mut devices = vec![&["--reference"][..]];
-    if has_adapter() {
-        devices.extend([&[][..], &["--chunk-len", "1"]]);
-    }
-    for device in devices {
-        let got = run("scan", &inputs, &[device, &["--grad"]].concat());
-        for (name, want) in [
-            ("output", &[6.0, 14.0, -11.0][..]),
-            ("h_n", &[-11.0]),
-            ("grad_b", &[-2.0, -1.0, 1.0]),
-            ("grad_a", &[-20.0, -6.0, 14.0]),
-            ("grad_h_0", &[-1.0]),
-        ] {
-            assert_eq!(floats(&got[name]), want, "{device:?} {name}");
-        }
-    }
-}
-
-#[test]
-fn tensors_of_the_minimal_recurrences_that_do_not_fit_are_named() {
-    let plain = || {
-        let all: [(&str, &[usize]); 2] = [("input", &[4, 2, 3]), ("weight_l0", &[10, 3])];
-        all.map(|(name, shape)| (name.to_owned(), super::tensor(shape)))
-            .into_iter()
-            .collect::<Tensors>()
-    };
-    let with = |name: &str, shape: &[usize]| {
-        let mut tensors = plain();
-        tensors.insert(name.into(), super::tensor(shape));
-        tensors
-    };
-    for (op, tensors, options, says) in [
-        (
-            "mingru",
-            with("weight_l0", &[9, 3]),
-            &[][..],
-            "weight_l0: shape [9, 3], expected",
-        ),
-        (
-            "minlstm",
-            plain(),
-            &[],
-            "weight_l0: shape [10, 3], expected [3 * hidden_size",
-        ),
-        (
-            "mingru",
-            with("h_0", &[1, 2, 4]),
-            &[],
-            "h_0: shape [1, 2, 4], expected",
-        ),
-        (
-            "mingru",
-            with("weight_l2", &[10, 5]),
-            &[],
-            "weight_l1: is needed and missing",
-        ),
-        (
-            "mingru",
-            with("c_0", &[1, 2, 5]),
-            &[],
-            "c_0: unknown tensor",
-        ),
-        (
-            "mingru",
-            plain(),
-            &["--grad"],
-            "--grad needs grad_output or grad_h_n",
-        ),
-        ("scan", plain(), &[], "input: unknown tensor"),
-    ] {
-        let (done, results) = Folder::new().run(op, &tensors, options);
-        let error = text(&done.stderr);
-        assert_eq!(done.status.code(), Some(2), "{says}: {error}");
-        assert!(error.contains(says) && results.is_none(), "{says}: {error}");
-    }
-}
-
-#[test]
-fn gradients_of_other_formats_are_the_same() {
-    for op in ["rnn", "lstm", "gru"] {
-        let (inputs, _) = gradients(op, "plain");
-        let want = run(op, &inputs, &["--grad", "--reference"]);
-        let hidden = inputs["weight_hh_l0"].shape[1];
-        let (_, order) = ONNX.into_iter().find(|(name, _)| *name == op).unwrap();
-        let mut tensors = onnx(op, &inputs, &[""]);
-        let [steps, batch, _] = inputs["input"].shape[..] else {
-            panic!("input");
-        };
-        let output = Tensor {
-            shape: vec![steps, 1, batch, hidden],
-            ..inputs["grad_output"].clone()
-        };
-        tensors.insert("grad_Y".into(), output);
-        tensors.insert("grad_Y_h".into(), inputs["grad_h_n"].clone());
-        if op == "lstm" {
-            tensors.insert("grad_c_n".into(), inputs["grad_c_n"].clone());
-        }
-        let mut flags = vec!["--format", "onnx", "--grad", "--reference"];
-        if op == "gru" {
-            flags.extend(["--linear-before-reset", "1"]);
-        }
-        let got = run(op, &tensors, &flags);
-        let both = [
-            gates(&want["grad_bias_ih_l0"], order),
-            gates(&want["grad_bias_hh_l0"], order),
-        ];
-        for (name, values, of) in [
-            ("grad_W", gates(&want["grad_weight_ih_l0"], order), "W"),
-            ("grad_R", gates(&want["grad_weight_hh_l0"], order), "R"),
-            ("grad_B", both.concat(), "B"),
-            ("grad_X", floats(&want["grad_input"]), "X"),
-            ("grad_initial_h", floats(&want["grad_h_0"]), "initial_h"),
-        ] {
-            assert_eq!(floats(&got[name]), values, "{op} {name}");
-            assert_eq!(got[name].shape, tensors[of].shape, "{op} {name}");
-        }
-        assert_eq!(got["grad_norms"].bytes, want["grad_norms"].bytes, "{op}");
-
-        let (_, order) = KERAS.into_iter().find(|(name, _)| *name == op).unwrap();
-        let kernel = |tensor: &Tensor| {
-            let [rows, width] = tensor.shape[..] else {
-                panic!("{:?}", tensor.shape);
-            };
-            let ordered = f32s(&[1, rows, width], &gates(tensor, order));
-            let mut transposed = permuted(&ordered, [0, 2, 1]);
-            transposed.shape.remove(0);
-            transposed
-        };
-        let mut bias = gates(&inputs["bias_ih_l0"], order);
-        let mut shape = vec![bias.len()];
-        if op == "gru" {
-            shape.insert(0, 2);
-            bias.extend(gates(&inputs["bias_hh_l0"], order));
-        }
-        let mut tensors = Tensors::from([
-            ("input".to_owned(), permuted(&inputs["input"], [1, 0, 2])),
-            ("kernel".to_owned(), kernel(&inputs["weight_ih_l0"])),
-            (
-                "recurrent_kernel".to_owned(),
-                kernel(&inputs["weight_hh_l0"]),
-            ),
-            ("bias".to_owned(), f32s(&shape, &bias)),
-            (
-                "grad_output".to_owned(),
-                permuted(&inputs["grad_output"], [1, 0, 2]),
-            ),
-        ]);
-        for name in ["h_0", "c_0", "grad_h_n", "grad_c_n"] {
-            if let Some(tensor) = inputs.get(name) {
-                tensors.insert(name.to_owned(), tensor.clone());
-            }
-        }
-        let got = run(
-            op,
-            &tensors,
-            &["--format", "keras", "--grad", "--reference"],
-        );
-        assert_eq!(got["grad_bias"].shape, shape, "{op}");
-        assert_eq!(got["grad_input"].shape, tensors["input"].shape, "{op}");
-        if op == "gru" {
-            // without a second bias the numbers of the others differ: keras adds none
-            let want = permuted(&want["grad_input"], [1, 0, 2]);
-            assert_eq!(got["grad_input"].bytes, want.bytes, "{op}");
-            let kernel =
-                kernel(&run("gru", &inputs, &["--grad", "--reference"])["grad_weight_hh_l0"]);
-            assert_eq!(got["grad_recurrent_kernel"].bytes, kernel.bytes, "{op}");
-        }
-    }
-}
-
-#[test]
-fn gradients_that_do_not_fit_are_refused() {
-    let (inputs, _) = gradients("lstm", "plain");
-    let without = |names: &[&str]| {
-        let mut tensors = inputs.clone();
-        names.iter().for_each(|&name| drop(tensors.remove(name)));
-        tensors
-    };
-    let mut wrong = inputs.clone();
-    wrong.insert("grad_h_n".into(), f32s(&[1, 3, 4], &[0.0; 12]));
-    let mut gru = gradients("gru", "plain").0;
-    gru.insert("grad_c_n".into(), gru["grad_h_n"].clone());
-    for (op, tensors, options, says) in [
-        ("lstm", inputs.clone(), "", ": is read with --grad"),
-        (
-            "lstm",
-            without(&["grad_output", "grad_h_n", "grad_c_n"]),
-            "--grad",
-            "--grad: one of grad_output, grad_h_n, grad_c_n must be there",
-        ),
-        (
-            "lstm",
-            wrong,
-            "--grad",
-            "grad_h_n: shape [1, 3, 4], expected that of h_n, [1, 3, 5]",
-        ),
-        ("gru", gru, "--grad", "grad_c_n: unknown tensor"),
-    ] {
-        let options: Vec<_> = options.split_whitespace().chain(["--reference"]).collect();
-        let (done, results) = Folder::new().run(op, &tensors, &options);
         let error = text(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{options:?}: {error}");
         assert!(error.lines().count() == 1 && results.is_none(), "{error}");
