@@ -1,15 +1,17 @@
 """PyTorch's scaled_dot_product_attention, on the CPU or a CUDA device, as rows of `gatefold bench -o json`:
 
     python benches/peers/torch_attention.py --device cuda --grad --preset bert,gpt2 > FILE
-    python benches/peers/torch_attention.py --heads 8 --q-len 512 --head-dim 64 --causal
+    python benches/peers/torch_attention.py --heads 8 --q-len 512,1024 --head-dim 64 --causal
 
-Every timed call gets inputs that were not touched since they were made: they rotate through enough sets to pass the
-caches. CUDA is timed with events, the CPU with the wall clock. `--backend` forces one of PyTorch's implementations.
-The output is compared with f64 before it is timed: on a sample of rows, where the whole is too much.
+Options multiply out. Every timed call gets inputs that were not touched since they were made: they rotate through
+enough sets to pass the caches. CUDA is timed with events, the CPU with the wall clock. `--backend` forces one of
+PyTorch's implementations. The output is compared with f64 before it is timed: on a sample of rows, where the whole is
+too much.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import sys
 
@@ -17,7 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from torch_timing import DTYPES, facts, measured, times
+from torch_timing import DTYPES, facts, measured, numbers, times
 
 # batch, heads, kv_heads, q_len, kv_len, head_dim, causal; the catalogue of cubek-attention
 PRESETS = {
@@ -146,9 +148,11 @@ def cases(arguments):
         if unknown:
             sys.exit(f"unknown preset {unknown[0]}; there are {', '.join(PRESETS)}")
         return [PRESETS[name] for name in names]
-    heads, q_len = arguments.heads, arguments.q_len
-    kv_heads, kv_len = arguments.kv_heads or heads, arguments.kv_len or q_len
-    return [(arguments.batch, heads, kv_heads, q_len, kv_len, arguments.head_dim, arguments.causal)]
+    given = itertools.product(arguments.batch, arguments.heads, arguments.q_len, arguments.head_dim)
+    return [
+        (batch, heads, arguments.kv_heads or heads, q_len, arguments.kv_len or q_len, head_dim, arguments.causal)
+        for batch, heads, q_len, head_dim in given
+    ]
 
 
 def main():
@@ -160,12 +164,12 @@ def main():
     parser.add_argument("--tf32", action="store_true", help="let CUDA round f32 products to TF32")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row")
     parser.add_argument("--preset", help=f"all, or of: {', '.join(PRESETS)}")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--batch", type=numbers, default=[1])
+    parser.add_argument("--heads", type=numbers, default=[8])
     parser.add_argument("--kv-heads", type=int)
-    parser.add_argument("--q-len", type=int, default=512)
+    parser.add_argument("--q-len", type=numbers, default=[512])
     parser.add_argument("--kv-len", type=int)
-    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--head-dim", type=numbers, default=[64])
     parser.add_argument("--causal", action="store_true")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = arguments.tf32

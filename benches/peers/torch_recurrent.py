@@ -15,7 +15,7 @@ import sys
 
 import torch
 
-from torch_timing import DTYPES, facts, measured, times
+from torch_timing import DTYPES, facts, measured, numbers, times
 
 CELLS = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -85,10 +85,6 @@ class Case:
             "gflops": flops / median / 1e3,
             "error": error,
         }
-
-
-def numbers(text):
-    return [int(part) for part in text.split(",")]
 
 
 def main():

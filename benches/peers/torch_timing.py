@@ -55,3 +55,7 @@ def facts(device):
         name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return {**versions, "adapter": {"name": name}}
+
+
+def numbers(text):
+    return [int(part) for part in text.split(",")]
