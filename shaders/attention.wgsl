@@ -21,8 +21,8 @@
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_bindings.wgsl,
 //             attention_problem.wgsl, attention_rows.wgsl, attention_loads*.wgsl,
-//             attention_scores.wgsl, attention_uniform.wgsl, reduce_workgroup.wgsl or
-//             reduce_subgroup.wgsl
+//             attention_scores.wgsl, attention_uniform.wgsl, attention_stage.wgsl,
+//             reduce_workgroup.wgsl or reduce_subgroup.wgsl
 
 const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
 const ROW_TILE: u32 = ROWS * THREADS_Y;
@@ -83,9 +83,17 @@ fn attention(
         atomicStore(&wg_nonfinite, 0u);
     }
 
+    var next_chunk: Chunk;
+    var next_values: Values;
+    if (PREFETCH) {
+        next_chunk = load_chunk(lane, tile, tile.key_start, 0u);
+    }
     for (var key_start = tile.key_start; key_start < tile.key_end; key_start += KEY_TILE) {
         let block = uniform_class(lane, block_class(tile, key_start));
         if (CLASSES && block == CLASS_NONE) {
+            if (PREFETCH) {
+                next_chunk = load_chunk(lane, tile, key_start + KEY_TILE, 0u);
+            }
             continue;
         }
         // pass 1: scores, a chunk of the head dimension at a time
@@ -97,28 +105,20 @@ fn attention(
         for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
             // wg_stage is free
             workgroupBarrier();
-            for (var i = lane.index; i < ROW_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-                let row = tile.start + i / CHUNK_VECTORS;
-                let d = i % CHUNK_VECTORS;
-                var staged = vec4<f32>();
-                if (row < tile.rows) {
-                    staged = query_vector(query_row(tile, row), chunk + 4u * d);
-                }
-                wg_stage[i / CHUNK_VECTORS * STAGE_PITCH + d] = staged;
-            }
-            for (var i = lane.index; i < KEY_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-                let k = i / CHUNK_VECTORS;
-                let d = i % CHUNK_VECTORS;
-                var staged = vec4<f32>();
-                if (key_start + k < tile.key_end) {
-                    staged = key_vector(key_row(tile, key_start + k), chunk + 4u * d);
-                }
-                // the keys of one invocation lie THREADS_X rows apart
-                let slot = k % 4u * THREADS_X + k / 4u;
-                wg_stage[STAGED_KEYS + slot * STAGE_PITCH + d] = staged;
+            if (PREFETCH) {
+                store_chunk(lane, next_chunk);
+            } else {
+                stage_chunk(lane, tile, key_start, chunk);
             }
             // wg_stage is visible
             workgroupBarrier();
+            if (PREFETCH) {
+                if (chunk + CHUNK < HEAD_DIM) {
+                    next_chunk = load_chunk(lane, tile, key_start, chunk + CHUNK);
+                } else {
+                    next_values = load_values(lane, tile, key_start);
+                }
+            }
             for (var d = 0u; d < CHUNK_VECTORS; d++) {
                 let k0 = wg_stage[STAGED_KEYS + x * STAGE_PITCH + d];
                 let k1 = wg_stage[STAGED_KEYS + (x + THREADS_X) * STAGE_PITCH + d];
@@ -169,21 +169,20 @@ fn attention(
         for (var first_key = 0u; first_key < KEY_TILE; first_key += VALUE_KEYS) {
             // wg_stage is free
             workgroupBarrier();
-            for (var i = lane.index; i < VALUE_KEYS * VALUE_PITCH; i += WORKGROUP_SIZE) {
-                let k = key_start + first_key + i / VALUE_PITCH;
-                var staged = vec4<f32>();
-                if (k < tile.key_end) {
-                    staged = value_vector(value_row(tile, k), 4u * (i % VALUE_PITCH));
-                }
-                wg_stage[i] = staged;
-                if (MASKS_PAIRS) {
-                    if (is_nonfinite(staged)) {
-                        atomicStore(&wg_nonfinite, 1u);
-                    }
-                }
+            if (PREFETCH) {
+                store_values(lane, next_values);
+            } else {
+                stage_values(lane, tile, key_start + first_key);
             }
             // wg_stage, wg_weights and wg_nonfinite are visible
             workgroupBarrier();
+            if (PREFETCH) {
+                if (first_key + VALUE_KEYS < KEY_TILE) {
+                    next_values = load_values(lane, tile, key_start + first_key + VALUE_KEYS);
+                } else {
+                    next_chunk = load_chunk(lane, tile, key_start + KEY_TILE, 0u);
+                }
+            }
             if (MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u) {
                 // 0 * NaN is NaN: skip the masked keys one by one
                 for (var k = 0u; k < VALUE_KEYS; k++) {

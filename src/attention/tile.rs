@@ -9,6 +9,7 @@ use crate::{Capabilities, Variant};
 
 const BINDINGS: &str = include_str!("../../shaders/attention_bindings.wgsl");
 const ROWS: &str = include_str!("../../shaders/attention_rows.wgsl");
+const STAGE: &str = include_str!("../../shaders/attention_stage.wgsl");
 const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
 const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
 const LANE: &str = include_str!("../../shaders/attention_lane.wgsl");
@@ -26,13 +27,15 @@ const BROADCAST_SUBGROUP: &str = include_str!("../../shaders/attention_broadcast
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tile {
     /// `attention.wgsl`: an invocation computes `rows` x 4 scores of a tile of `rows * threads_y` queries by
-    /// `4 * threads_x` keys, with the head dimension staged `chunk` at a time and `value_keys` values.
+    /// `4 * threads_x` keys, with the head dimension staged `chunk` at a time and `value_keys` values; with
+    /// `prefetch` these are loaded while products are computed.
     Blocked {
         rows: u32,
         threads_x: u32,
         threads_y: u32,
         chunk: u32,
         value_keys: u32,
+        prefetch: bool,
     },
     /// `attention_decode.wgsl`: `threads_x` invocations share the product of a key with all `rows`.
     Decode { rows: u32, threads_x: u32 },
@@ -124,6 +127,7 @@ impl Tile {
             threads_y,
             chunk,
             value_keys,
+            prefetch: false,
         }
     }
 
@@ -155,8 +159,9 @@ impl Tile {
     }
 
     /// Where there are enough queries to fill a large GPU, larger blocks: each element that is staged meets more
-    /// others. On an H100, 16 heads x 4096 tokens take 4.6 ms with 128 x 64 and 5.0 ms with 128 x 32, but 6.4 ms
-    /// with 64 x 32 (head_dim 64); 9.5, 9.8 and 12.9 ms (head_dim 128).
+    /// others, and registers hold what is staged next. On an H100, 16 heads x 4096 tokens take 2.7 ms with 128 x 64
+    /// and 8 rows per invocation, 3.3 ms with 16 rows, as with 128 x 32; without prefetch 3.5, 3.8 and 4.3 ms
+    /// (head_dim 64). With head_dim 128 it is 5.1 ms instead of 7.4 ms with 16 rows.
     fn large(
         capabilities: &Capabilities,
         variant: Variant,
@@ -175,23 +180,20 @@ impl Tile {
             return None;
         }
         let value_keys = if value_dim <= 64 { 32 } else { 16 };
-        match variant {
-            Variant::Portable => Some(Self::Blocked {
-                rows: 8,
-                threads_x: 8,
-                threads_y: 16,
-                chunk: 32,
-                value_keys,
-            }),
-            _ if capabilities.lanes_within_subgroup(16) == 16 => Some(Self::Blocked {
-                rows: 16,
-                threads_x: 16,
-                threads_y: 8,
-                chunk: 16,
-                value_keys,
-            }),
-            _ => None,
-        }
+        let (threads_x, chunk) = match variant {
+            // rows are reduced through workgroup memory, which leaves less of it
+            Variant::Portable => (8, 32),
+            _ if capabilities.lanes_within_subgroup(16) == 16 => (16, 16),
+            _ => return None,
+        };
+        Some(Self::Blocked {
+            rows: 8,
+            threads_x,
+            threads_y: 16,
+            chunk,
+            value_keys,
+            prefetch: true,
+        })
     }
 
     /// `None` on a CPU, for too many rows, and where they do not fit the workgroup memory.
@@ -262,12 +264,14 @@ impl Tile {
 
     pub fn kernel(self, variant: Variant, problem: &Problem<'_>) -> Kernel {
         let (name, own) = match (self, variant) {
-            (Self::Blocked { .. }, Variant::Portable) => {
-                ("attention", vec![BINDINGS, ROWS, REDUCE_WORKGROUP, BLOCKED])
-            }
-            (Self::Blocked { .. }, _) => {
-                ("attention", vec![BINDINGS, ROWS, REDUCE_SUBGROUP, BLOCKED])
-            }
+            (Self::Blocked { .. }, Variant::Portable) => (
+                "attention",
+                vec![BINDINGS, ROWS, STAGE, REDUCE_WORKGROUP, BLOCKED],
+            ),
+            (Self::Blocked { .. }, _) => (
+                "attention",
+                vec![BINDINGS, ROWS, STAGE, REDUCE_SUBGROUP, BLOCKED],
+            ),
             (Self::Cooperative { edge, .. }, _) => (
                 "attention_cooperative",
                 vec![
@@ -329,18 +333,34 @@ impl Tile {
                 threads_y,
                 chunk,
                 value_keys,
-            } => constants.extend([
-                ("ROWS", Constant::U32(rows)),
-                ("ROW_VECTORS", Constant::U32(rows / 4)),
-                ("THREADS_X", Constant::U32(threads_x)),
-                ("THREADS_Y", Constant::U32(threads_y)),
-                ("CHUNK", Constant::U32(chunk)),
-                (
-                    "VALUE_VECTORS",
-                    Constant::U32(value_dim.div_ceil(4 * threads_x)),
-                ),
-                ("VALUE_KEYS", Constant::U32(value_keys)),
-            ]),
+                prefetch,
+            } => {
+                let value_vectors = value_dim.div_ceil(4 * threads_x);
+                // of an invocation; unused but for a prefetch
+                let items = |vectors: u32| match prefetch {
+                    true => vectors / (threads_x * threads_y),
+                    false => 1,
+                };
+                constants.extend([
+                    ("ROWS", Constant::U32(rows)),
+                    ("ROW_VECTORS", Constant::U32(rows / 4)),
+                    ("THREADS_X", Constant::U32(threads_x)),
+                    ("THREADS_Y", Constant::U32(threads_y)),
+                    ("CHUNK", Constant::U32(chunk)),
+                    ("VALUE_VECTORS", Constant::U32(value_vectors)),
+                    ("VALUE_KEYS", Constant::U32(value_keys)),
+                    ("PREFETCH", Constant::Bool(prefetch)),
+                    (
+                        "QUERY_ITEMS",
+                        Constant::U32(items(rows * threads_y * chunk / 4)),
+                    ),
+                    ("KEY_ITEMS", Constant::U32(items(threads_x * chunk))),
+                    (
+                        "VALUE_ITEMS",
+                        Constant::U32(items(value_keys * value_vectors * threads_x)),
+                    ),
+                ]);
+            }
             Self::Cooperative {
                 rows,
                 keys,
