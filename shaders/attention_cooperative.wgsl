@@ -1,5 +1,6 @@
 // attention_cooperative: attention whose two products are left to the device's matrix units: f16
-// factors, f32 sums. Same mathematics as attention.wgsl.
+// factors, f32 sums, for rows too long for attention_cooperative_held.wgsl. Same mathematics as
+// attention.wgsl.
 //
 // The elements of a cooperative matrix belong to no invocation in particular. So products go
 // through workgroup memory, invocations mask, weigh and add them, and the sums of the values stay
@@ -22,7 +23,7 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_bindings.wgsl,
 //             attention_problem.wgsl, attention_rows.wgsl, attention_loads*.wgsl,
 //             attention_scores.wgsl, attention_uniform.wgsl, attention_lane.wgsl,
-//             cooperative_*.wgsl, attention_cooperative_products.wgsl
+//             cooperative_*.wgsl, attention_cooperative_stage.wgsl, attention_cooperative_products.wgsl
 
 const WORKGROUP_SIZE: u32 = SUBGROUPS * SUBGROUP_SIZE;
 const ROW_TILE: u32 = ROWS;
@@ -35,75 +36,13 @@ const STAGE_PITCH: u32 = max(HEAD_PAD, VALUE_PAD) + 8u;
 const WEIGHT_PITCH: u32 = KEYS + 8u;
 const PRODUCT_PITCH: u32 = max(KEYS, VALUE_PAD) + 4u;
 
-// the largest f16
-const MOST: f32 = 65504.0;
-
 var<workgroup> wg_query: array<f16, ROWS * QUERY_PITCH>;
 var<workgroup> wg_stage: array<f16, KEYS * STAGE_PITCH>;
 var<workgroup> wg_weights: array<f16, ROWS * WEIGHT_PITCH>;
 var<workgroup> wg_products: array<f32, ROWS * PRODUCT_PITCH>;
 var<workgroup> wg_parts: array<f32, WORKGROUP_SIZE>;
-// whether some value of the block is NaN or infinite
-var<workgroup> wg_nonfinite: atomic<u32>;
-
-fn stage_query(tile: Tile, i: u32) {
-    let row = tile.start + i / (HEAD_PAD / 4u);
-    let d = 4u * (i % (HEAD_PAD / 4u));
-    var x = vec4<f32>();
-    if (row < tile.rows) {
-        x = query_vector(query_row(tile, row), d);
-    }
-    let at = i / (HEAD_PAD / 4u) * QUERY_PITCH + d;
-    // unroll
-    for (var e = 0u; e < 4u; e++) {
-        wg_query[at + e] = f16(x[e]);
-    }
-}
-
-fn stage_key(tile: Tile, key_start: u32, i: u32) {
-    let k = i / (HEAD_PAD / 4u);
-    let d = 4u * (i % (HEAD_PAD / 4u));
-    var x = vec4<f32>();
-    if (key_start + k < tile.key_end) {
-        x = key_vector(key_row(tile, key_start + k), d);
-    }
-    // unroll
-    for (var e = 0u; e < 4u; e++) {
-        wg_stage[k * STAGE_PITCH + d + e] = f16(x[e]);
-    }
-}
-
-fn stage_value(tile: Tile, key_start: u32, i: u32) {
-    let k = i / (VALUE_PAD / 4u);
-    let d = 4u * (i % (VALUE_PAD / 4u));
-    var x = vec4<f32>();
-    if (key_start + k < tile.key_end) {
-        x = value_vector(value_row(tile, key_start + k), d);
-    }
-    // 0 * NaN is NaN: what is not finite is added by itself, see add_nonfinite
-    let finite = is_finite(x);
-    if (!all(finite)) {
-        atomicStore(&wg_nonfinite, 1u);
-    }
-    x = select(vec4<f32>(), clamp(x, vec4<f32>(-MOST), vec4<f32>(MOST)), finite);
-    // unroll
-    for (var e = 0u; e < 4u; e++) {
-        wg_stage[k * STAGE_PITCH + d + e] = f16(x[e]);
-    }
-}
-
-// what products_of_values has left out
-fn add_nonfinite(tile: Tile, key_start: u32, own: u32, d: u32, sum: vec4<f32>) -> vec4<f32> {
-    var result = sum;
-    for (var k = 0u; k < min(KEYS, tile.key_end - key_start); k++) {
-        let weight = f32(wg_weights[own * WEIGHT_PITCH + k]);
-        if (weight > 0.0) {
-            let x = value_vector(value_row(tile, key_start + k), d);
-            result += select(weight * x, vec4<f32>(), is_finite(x));
-        }
-    }
-    return result;
-}
+// [0]: whether some value of the block is NaN or infinite
+var<workgroup> wg_nonfinite: array<atomic<u32>, 4>;
 
 // the maximum or the sum over the invocations that share a row
 fn over_row(lane: Lane, x: f32, sum: bool) -> f32 {
@@ -141,7 +80,12 @@ fn attention_cooperative(
     let item = lane.index % ROW_LANES;
     let row = tile.start + own;
     for (var i = lane.index; i < ROWS * HEAD_PAD / 4u; i += WORKGROUP_SIZE) {
-        stage_query(tile, i);
+        let at = i / (HEAD_PAD / 4u) * QUERY_PITCH + 4u * (i % (HEAD_PAD / 4u));
+        let x = query_item(tile, i);
+        // unroll
+        for (var e = 0u; e < 4u; e++) {
+            wg_query[at + e] = f16(x[e]);
+        }
     }
     var row_max = MASKED;
     // of this invocation's keys only, until the end
@@ -160,10 +104,10 @@ fn attention_cooperative(
         // wg_stage and wg_products are free
         workgroupBarrier();
         for (var i = lane.index; i < KEYS * HEAD_PAD / 4u; i += WORKGROUP_SIZE) {
-            stage_key(tile, key_start, i);
+            stage(i, HEAD_PAD, key_item(tile, key_start, i));
         }
         if (lane.index == 0u) {
-            atomicStore(&wg_nonfinite, 0u);
+            atomicStore(&wg_nonfinite[0], 0u);
         }
         // wg_query and wg_stage are visible
         workgroupBarrier();
@@ -174,7 +118,11 @@ fn attention_cooperative(
 
         // pass 2: mask, new maximum, weights
         for (var i = lane.index; i < KEYS * VALUE_PAD / 4u; i += WORKGROUP_SIZE) {
-            stage_value(tile, key_start, i);
+            let value = value_item(tile, key_start, i);
+            if (is_nonfinite(value)) {
+                atomicStore(&wg_nonfinite[0], 1u);
+            }
+            stage(i, VALUE_PAD, finite_part(value));
         }
         var score: array<vec4<f32>, ITEMS>;
         var new_max = row_max;
@@ -224,8 +172,8 @@ fn attention_cooperative(
                     wg_products[at], wg_products[at + 1u],
                     wg_products[at + 2u], wg_products[at + 3u],
                 );
-                if (atomicLoad(&wg_nonfinite) != 0u) {
-                    acc[c] = add_nonfinite(tile, key_start, own, d, acc[c]);
+                if (atomicLoad(&wg_nonfinite[0]) != 0u) {
+                    acc[c] += nonfinite_sum(tile, key_start, own, d);
                 }
             }
         }

@@ -14,6 +14,8 @@ const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
 const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
 const LANE: &str = include_str!("../../shaders/attention_lane.wgsl");
 const COOPERATIVE: &str = include_str!("../../shaders/attention_cooperative.wgsl");
+const COOPERATIVE_HELD: &str = include_str!("../../shaders/attention_cooperative_held.wgsl");
+const COOPERATIVE_STAGE: &str = include_str!("../../shaders/attention_cooperative_stage.wgsl");
 const COOPERATIVE_PRODUCTS: &str =
     include_str!("../../shaders/attention_cooperative_products.wgsl");
 const BROADCAST: &str = include_str!("../../shaders/attention_broadcast.wgsl");
@@ -39,8 +41,10 @@ pub(super) enum Tile {
     },
     /// `attention_decode.wgsl`: `threads_x` invocations share the product of a key with all `rows`.
     Decode { rows: u32, threads_x: u32 },
-    /// `attention_cooperative.wgsl`: `subgroups` compute products of `rows` by `keys` in tiles of `edge` by `edge`.
+    /// `attention_cooperative.wgsl`: `subgroups` compute products of `rows` by `keys` in tiles of `edge` by `edge`;
+    /// `held`: `attention_cooperative_held.wgsl`.
     Cooperative {
+        held: bool,
         rows: u32,
         keys: u32,
         edge: u32,
@@ -60,6 +64,10 @@ const PORTABLE_BROADCAST_DIMS: u32 = 32;
 /// Of a decoding workgroup: invocations, and keys that it takes at once.
 const DECODE_THREADS: u32 = 128;
 const DECODE_KEYS: u32 = 128;
+
+/// The longest padded row for which a subgroup holds its queries and the sums of the values in matrices: of 32
+/// invocations each has 32 registers of the one and 64 of the other then.
+const HELD_DIMS: u32 = 128;
 
 /// More rows than a decoding tile has are worth a tile that shares keys through workgroup memory.
 const DECODE_ROWS: u32 = 16;
@@ -142,20 +150,40 @@ impl Tile {
         let threads = if subgroup_size < 16 { 64 } else { 128 };
         let subgroups = threads / subgroup_size;
         let [head, value] = [head_dim, value_dim].map(|dim| dim.next_multiple_of(edge));
-        let fits = |&(rows, keys): &(u32, u32)| {
-            let halves = rows * (head + keys + 16) + keys * (head.max(value) + 8);
-            let products = rows * (keys.max(value) + 4);
-            let memory = 2 * halves + 4 * (products + threads) + 256;
-            memory <= capabilities.workgroup_memory
-        };
-        let (rows, keys) = [(64, 64), (32, 32), (16, 32)].into_iter().find(fits)?;
-        (subgroups > 0).then_some(Self::Cooperative {
+        let tile = |held, rows, keys| Self::Cooperative {
+            held,
             rows,
             keys,
             edge,
             subgroups,
             subgroup_size,
-        })
+        };
+        // in bytes, beside 16 for each subgroup and what the workgroup shares of its tile
+        let small = 1024;
+        let held = |&keys: &u32| {
+            let rows = subgroups * edge;
+            let halves = keys.max(rows) * (head.max(value) + 8) + rows * (keys + 8);
+            let memory = 2 * halves + 4 * rows * (keys + 4) + small;
+            memory <= capabilities.workgroup_memory && head.max(value) <= HELD_DIMS
+        };
+        let through_memory = |&(rows, keys): &(u32, u32)| {
+            let halves = rows * (head + keys + 16) + keys * (head.max(value) + 8);
+            let products = rows * (keys.max(value) + 4);
+            let memory = 2 * halves + 4 * (products + threads) + small;
+            memory <= capabilities.workgroup_memory
+        };
+        if subgroups == 0 {
+            return None;
+        }
+        if subgroup_size >= edge
+            && let Some(keys) = [64, 32].into_iter().find(held)
+        {
+            return Some(tile(true, subgroups * edge, keys));
+        }
+        let (rows, keys) = [(64, 64), (32, 32), (16, 32)]
+            .into_iter()
+            .find(through_memory)?;
+        Some(tile(false, rows, keys))
     }
 
     /// Where there are enough queries to fill a large GPU, larger blocks: each element that is staged meets more
@@ -272,17 +300,23 @@ impl Tile {
                 "attention",
                 vec![BINDINGS, ROWS, STAGE, REDUCE_SUBGROUP, BLOCKED],
             ),
-            (Self::Cooperative { edge, .. }, _) => (
-                "attention_cooperative",
-                vec![
+            (Self::Cooperative { held, edge, .. }, _) => {
+                let (name, own) = match held {
+                    true => ("attention_cooperative_held", vec![COOPERATIVE_HELD]),
+                    false => (
+                        "attention_cooperative",
+                        vec![COOPERATIVE_PRODUCTS, COOPERATIVE],
+                    ),
+                };
+                let shared = [
                     BINDINGS,
                     ROWS,
                     LANE,
                     cooperative_part(edge),
-                    COOPERATIVE_PRODUCTS,
-                    COOPERATIVE,
-                ],
-            ),
+                    COOPERATIVE_STAGE,
+                ];
+                (name, shared.into_iter().chain(own).collect())
+            }
             (Self::Decode { .. }, Variant::Portable) => (
                 "attention_decode",
                 vec![BINDINGS, ROWS, REDUCE_WORKGROUP, DECODE],
@@ -367,6 +401,7 @@ impl Tile {
                 edge,
                 subgroups,
                 subgroup_size,
+                ..
             } => {
                 let row_lanes = subgroups * subgroup_size / rows;
                 let [head, value] = [head_dim, value_dim].map(|dim| dim.next_multiple_of(edge));
@@ -375,6 +410,8 @@ impl Tile {
                     ("KEYS", Constant::U32(keys)),
                     ("HEAD_PAD", Constant::U32(head)),
                     ("VALUE_PAD", Constant::U32(value)),
+                    ("HEAD_TILES", Constant::U32(head / edge)),
+                    ("VALUE_TILES", Constant::U32(value / edge)),
                     ("SUBGROUPS", Constant::U32(subgroups)),
                     ("SUBGROUP_SIZE", Constant::U32(subgroup_size)),
                     ("ITEMS", Constant::U32(keys / 4 / row_lanes)),
