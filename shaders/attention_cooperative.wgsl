@@ -104,7 +104,7 @@ fn attention_cooperative(
         // wg_stage and wg_products are free
         workgroupBarrier();
         for (var i = lane.index; i < KEYS * HEAD_PAD / 4u; i += WORKGROUP_SIZE) {
-            stage(i, HEAD_PAD, key_item(tile, key_start, i));
+            stage(i, HEAD_PAD, vec4<f16>(key_item(tile, key_start, i)));
         }
         if (lane.index == 0u) {
             atomicStore(&wg_nonfinite[0], 0u);
@@ -122,7 +122,7 @@ fn attention_cooperative(
             if (is_nonfinite(value)) {
                 atomicStore(&wg_nonfinite[0], 1u);
             }
-            stage(i, VALUE_PAD, finite_part(value));
+            stage(i, VALUE_PAD, vec4<f16>(finite_part(value)));
         }
         var score: array<vec4<f32>, ITEMS>;
         var new_max = row_max;

@@ -18,12 +18,14 @@
 //             their way; wg_weights: exp(s - m); wg_flags: what a subgroup has met
 // Holds       the subgroup size is a constant of the device; ROWS == SUBGROUPS * EDGE;
 //             HEAD_PAD == HEAD_TILES * EDGE and VALUE_PAD == VALUE_TILES * EDGE are at least
-//             HEAD_DIM and VALUE_DIM; EDGE divides KEYS; ITEMS * ROW_LANES * 4 == KEYS
+//             HEAD_DIM and VALUE_DIM; EDGE divides KEYS; ITEMS * ROW_LANES * 4 == KEYS; of the
+//             vectors of KEYS keys or values an invocation stages KEY_ITEMS or VALUE_ITEMS
 // Precision   as attention_cooperative.wgsl
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_bindings.wgsl,
 //             attention_problem.wgsl, attention_rows.wgsl, attention_loads*.wgsl,
 //             attention_scores.wgsl, attention_uniform.wgsl, attention_lane.wgsl,
-//             cooperative_*.wgsl, attention_cooperative_stage.wgsl
+//             cooperative_*.wgsl, attention_cooperative_stage.wgsl,
+//             attention_cooperative_prefetch.wgsl
 
 const WORKGROUP_SIZE: u32 = SUBGROUPS * SUBGROUP_SIZE;
 const ROW_TILE: u32 = ROWS;
@@ -37,10 +39,6 @@ const PRODUCT_PITCH: u32 = KEYS + 4u;
 
 // none where dropout makes weights larger still
 const SLACK: f32 = select(6.0, 0.0, DROPOUT);
-
-// flags
-const GROWN: u32 = 1u;
-const NONFINITE: u32 = 2u;
 
 var<workgroup> wg_stage: array<f16, max(KEYS, ROWS) * STAGE_PITCH>;
 var<workgroup> wg_weights: array<f16, ROWS * WEIGHT_PITCH>;
@@ -76,7 +74,7 @@ fn attention_cooperative_held(
     let row = tile.start + own;
 
     for (var i = lane.index; i < ROWS * HEAD_PAD / 4u; i += WORKGROUP_SIZE) {
-        stage(i, HEAD_PAD, query_item(tile, i));
+        stage(i, HEAD_PAD, vec4<f16>(query_item(tile, i)));
     }
     // wg_stage is visible
     workgroupBarrier();
@@ -92,6 +90,8 @@ fn attention_cooperative_held(
     for (var t = 0u; t < VALUE_TILES; t++) {
         acc[t] = Sum();
     }
+    // what is staged next, on its way while products are computed
+    var next_keys = load_keys(lane, tile, tile.key_start);
     var row_max = MASKED;
     // of this invocation's keys only, until the end
     var row_sum = 0.0;
@@ -99,15 +99,15 @@ fn attention_cooperative_held(
     for (var key_start = tile.key_start; key_start < tile.key_end; key_start += KEYS) {
         let block = uniform_class(lane, block_class(tile, key_start));
         if (CLASSES && block == CLASS_NONE) {
+            next_keys = load_keys(lane, tile, key_start + KEYS);
             continue;
         }
         // wg_stage and wg_products are free
         workgroupBarrier();
-        for (var i = lane.index; i < KEYS * HEAD_PAD / 4u; i += WORKGROUP_SIZE) {
-            stage(i, HEAD_PAD, key_item(tile, key_start, i));
-        }
+        store_keys(lane, next_keys);
         // wg_stage is visible
         workgroupBarrier();
+        let next_values = load_values(lane, tile, key_start);
         // pass 1: products of queries and keys
         for (var k = 0u; k < KEYS; k += EDGE) {
             var sum = Sum();
@@ -123,12 +123,8 @@ fn attention_cooperative_held(
         workgroupBarrier();
 
         // pass 2: mask, maximum, weights
-        var flags = 0u;
-        for (var i = lane.index; i < KEYS * VALUE_PAD / 4u; i += WORKGROUP_SIZE) {
-            let value = value_item(tile, key_start, i);
-            flags |= select(0u, NONFINITE, is_nonfinite(value));
-            stage(i, VALUE_PAD, finite_part(value));
-        }
+        store_values(lane, next_values);
+        var flags = next_values.flags;
         var score: array<vec4<f32>, ITEMS>;
         var new_max = row_max;
         // unroll
@@ -171,6 +167,8 @@ fn attention_cooperative_held(
         for (var s = 0u; s < SUBGROUPS; s++) {
             flags |= met[s].x;
         }
+
+        next_keys = load_keys(lane, tile, key_start + KEYS);
 
         // pass 3: weighted sum of the values, after what has to be done to the sums
         for (var first = 0u; flags != 0u && first < VALUE_PAD; first += KEYS) {

@@ -7,11 +7,11 @@
 // the largest f16
 const MOST: f32 = 65504.0;
 
-fn stage(i: u32, pad: u32, x: vec4<f32>) {
+fn stage(i: u32, pad: u32, x: vec4<f16>) {
     let at = i / (pad / 4u) * STAGE_PITCH + 4u * (i % (pad / 4u));
     // unroll
     for (var e = 0u; e < 4u; e++) {
-        wg_stage[at + e] = f16(x[e]);
+        wg_stage[at + e] = x[e];
     }
 }
 

@@ -15,6 +15,8 @@ const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
 const LANE: &str = include_str!("../../shaders/attention_lane.wgsl");
 const COOPERATIVE: &str = include_str!("../../shaders/attention_cooperative.wgsl");
 const COOPERATIVE_HELD: &str = include_str!("../../shaders/attention_cooperative_held.wgsl");
+const COOPERATIVE_PREFETCH: &str =
+    include_str!("../../shaders/attention_cooperative_prefetch.wgsl");
 const COOPERATIVE_STAGE: &str = include_str!("../../shaders/attention_cooperative_stage.wgsl");
 const COOPERATIVE_PRODUCTS: &str =
     include_str!("../../shaders/attention_cooperative_products.wgsl");
@@ -302,7 +304,10 @@ impl Tile {
             ),
             (Self::Cooperative { held, edge, .. }, _) => {
                 let (name, own) = match held {
-                    true => ("attention_cooperative_held", vec![COOPERATIVE_HELD]),
+                    true => (
+                        "attention_cooperative_held",
+                        vec![COOPERATIVE_PREFETCH, COOPERATIVE_HELD],
+                    ),
                     false => (
                         "attention_cooperative",
                         vec![COOPERATIVE_PRODUCTS, COOPERATIVE],
@@ -401,10 +406,17 @@ impl Tile {
                 edge,
                 subgroups,
                 subgroup_size,
-                ..
+                held,
             } => {
-                let row_lanes = subgroups * subgroup_size / rows;
+                let threads = subgroups * subgroup_size;
+                let row_lanes = threads / rows;
                 let [head, value] = [head_dim, value_dim].map(|dim| dim.next_multiple_of(edge));
+                // of an invocation: vectors of a block that it stages, or of its row's output
+                let staged = |dim: u32| (keys * dim / 4).div_ceil(threads);
+                let value_items = match held {
+                    true => staged(value),
+                    false => (value / 4).div_ceil(row_lanes),
+                };
                 constants.extend([
                     ("ROWS", Constant::U32(rows)),
                     ("KEYS", Constant::U32(keys)),
@@ -415,10 +427,8 @@ impl Tile {
                     ("SUBGROUPS", Constant::U32(subgroups)),
                     ("SUBGROUP_SIZE", Constant::U32(subgroup_size)),
                     ("ITEMS", Constant::U32(keys / 4 / row_lanes)),
-                    (
-                        "VALUE_ITEMS",
-                        Constant::U32((value / 4).div_ceil(row_lanes)),
-                    ),
+                    ("KEY_ITEMS", Constant::U32(staged(head))),
+                    ("VALUE_ITEMS", Constant::U32(value_items)),
                 ]);
             }
             Self::Decode { rows, threads_x } => constants.extend([
