@@ -17,7 +17,8 @@
 // Memory      wg_stage: a chunk of both sides, then vectors of the others; wg_pairs: weights or
 //             gradients of the products
 // Holds       THREADS_X is a power of two; CHUNK % 4 == 0; ROW_TILE % 4 == 0; VECTORS * THREADS_X *
-//             4 >= HEAD_DIM and VALUE_DIM; STAGED_OTHERS divides OTHER_TILE
+//             4 >= HEAD_DIM and VALUE_DIM; STAGED_OTHERS % 4 == 0 divides OTHER_TILE; with PREFETCH
+//             an invocation stages VECTOR_ITEMS vectors of the others at once
 // Precision   f32; a pair that is masked reaches no sum, be the other vector NaN
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
@@ -36,35 +37,64 @@ fn pair_factor(row: u32, other: u32) -> f32 {
     return wg_pairs[pair_index(row, other / 4u)][other % 4u];
 }
 
+const_assert !PREFETCH || VECTOR_ITEMS * WORKGROUP_SIZE == STAGED_OTHERS * VECTOR_PITCH;
+
+alias Vectors = array<vec4<f32>, VECTOR_ITEMS>;
+
+fn vector_item(tile: Tile, factors: Factors, first: u32, i: u32) -> vec4<f32> {
+    let other = factors.others.x + first + i / VECTOR_PITCH;
+    if (first < OTHER_TILE && other < factors.others.y) {
+        return other_vector(tile, other, 4u * (i % VECTOR_PITCH), factors.second);
+    }
+    return vec4<f32>();
+}
+
+fn load_vectors(lane: Lane, tile: Tile, factors: Factors, first: u32) -> Vectors {
+    var result: Vectors;
+    // unroll
+    for (var n = 0u; n < VECTOR_ITEMS; n++) {
+        result[n] = vector_item(tile, factors, first, lane.index + n * WORKGROUP_SIZE);
+    }
+    return result;
+}
+
+fn store_vector(slot: u32, vector: vec4<f32>) {
+    wg_stage[slot] = vector;
+    if (MASKS_PAIRS) {
+        if (is_nonfinite(vector)) {
+            atomicStore(&wg_nonfinite, 1u);
+        }
+    }
+}
+
 // adds to the sums what is in wg_pairs, times the others' vectors
-fn accumulate(
-    lane: Lane,
-    tile: Tile,
-    others: vec2<u32>,
-    second: bool,
-    sums: ptr<function, Sums>,
-) {
+fn accumulate(lane: Lane, tile: Tile, factors: Factors, sums: ptr<function, Sums>) {
     let x = lane.index % THREADS_X;
     let y = lane.index / THREADS_X;
+    var next: Vectors;
+    if (PREFETCH) {
+        next = load_vectors(lane, tile, factors, 0u);
+    }
     for (var first = 0u; first < OTHER_TILE; first += STAGED_OTHERS) {
         // wg_stage is free
         workgroupBarrier();
-        for (var i = lane.index; i < STAGED_OTHERS * VECTOR_PITCH; i += WORKGROUP_SIZE) {
-            let other = others.x + first + i / VECTOR_PITCH;
-            var staged = vec4<f32>();
-            if (other < others.y) {
-                staged = other_vector(tile, other, 4u * (i % VECTOR_PITCH), second);
+        if (PREFETCH) {
+            // unroll
+            for (var n = 0u; n < VECTOR_ITEMS; n++) {
+                store_vector(lane.index + n * WORKGROUP_SIZE, next[n]);
             }
-            wg_stage[i] = staged;
-            if (MASKS_PAIRS) {
-                if (is_nonfinite(staged)) {
-                    atomicStore(&wg_nonfinite, 1u);
-                }
+        } else {
+            for (var i = lane.index; i < STAGED_OTHERS * VECTOR_PITCH; i += WORKGROUP_SIZE) {
+                store_vector(i, vector_item(tile, factors, first, i));
             }
         }
         // wg_stage, wg_pairs and wg_nonfinite are visible
         workgroupBarrier();
-        let count = min(STAGED_OTHERS, others.y - min(others.x + first, others.y));
+        if (PREFETCH) {
+            next = load_vectors(lane, tile, factors, first + STAGED_OTHERS);
+        }
+        let start = min(factors.others.x + first, factors.others.y);
+        let count = min(STAGED_OTHERS, factors.others.y - start);
         if (MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u) {
             // 0 * NaN is NaN: skip the pairs that add nothing
             for (var o = 0u; o < count; o++) {
@@ -81,13 +111,26 @@ fn accumulate(
                 }
             }
         } else {
-            for (var o = 0u; o < count; o++) {
+            // of the last four those past the count are zeros
+            for (var o = 0u; o < count; o += 4u) {
+                var factor: Block;
                 // unroll
                 for (var r = 0u; r < ROWS; r++) {
-                    let factor = pair_factor(y + r * THREADS_Y, first + o);
+                    factor[r] = wg_pairs[pair_index(y + r * THREADS_Y, (first + o) / 4u)];
+                }
+                // unroll
+                for (var c = 0u; c < VECTORS; c++) {
+                    let at = o * VECTOR_PITCH + x + c * THREADS_X;
+                    let v0 = wg_stage[at];
+                    let v1 = wg_stage[at + VECTOR_PITCH];
+                    let v2 = wg_stage[at + 2u * VECTOR_PITCH];
+                    let v3 = wg_stage[at + 3u * VECTOR_PITCH];
                     // unroll
-                    for (var c = 0u; c < VECTORS; c++) {
-                        (*sums)[r][c] += factor * wg_stage[o * VECTOR_PITCH + x + c * THREADS_X];
+                    for (var r = 0u; r < ROWS; r++) {
+                        (*sums)[r][c] += factor[r].x * v0;
+                        (*sums)[r][c] += factor[r].y * v1;
+                        (*sums)[r][c] += factor[r].z * v2;
+                        (*sums)[r][c] += factor[r].w * v3;
                     }
                 }
             }
@@ -134,8 +177,10 @@ fn attention_backward(
         tile.key_end = tile.kv_len;
         for (var start = range.x; start < range.y; start += OTHER_TILE) {
             let others = vec2<u32>(start, range.y);
-            let product = products(lane, tile, row_start, others, false);
-            let grad_weight = products(lane, tile, row_start, others, true);
+            let first = Factors(row_start, others, false);
+            let second = Factors(row_start, others, true);
+            let product = products(lane, tile, first);
+            let grad_weight = products(lane, tile, second);
             var grad_product: Block;
             let other = vec4<u32>(start + 4u * x) + vec4<u32>(0u, 1u, 2u, 3u);
             // unroll
@@ -150,7 +195,7 @@ fn attention_backward(
                 }
             }
             if (ROWS_ARE_KEYS) {
-                accumulate(lane, tile, others, true, &second_sums);
+                accumulate(lane, tile, second, &second_sums);
                 // wg_pairs is free
                 workgroupBarrier();
             }
@@ -158,7 +203,7 @@ fn attention_backward(
             for (var r = 0u; r < ROWS; r++) {
                 wg_pairs[pair_index(y + r * THREADS_Y, x)] = grad_product[r];
             }
-            accumulate(lane, tile, others, false, &sums);
+            accumulate(lane, tile, first, &sums);
         }
     }
 

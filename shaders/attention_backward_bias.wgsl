@@ -71,8 +71,8 @@ fn attention_backward_bias(
                     if (others.x >= range.y || others.x + OTHER_TILE <= range.x) {
                         continue;
                     }
-                    let product = products(lane, tile, row_start, others, false);
-                    let grad_weight = products(lane, tile, row_start, others, true);
+                    let product = products(lane, tile, Factors(row_start, others, false));
+                    let grad_weight = products(lane, tile, Factors(row_start, others, true));
                     let other = vec4<u32>(others.x + 4u * x) + vec4<u32>(0u, 1u, 2u, 3u);
                     // unroll
                     for (var r = 0u; r < ROWS; r++) {

@@ -1,5 +1,8 @@
 // attention_backward_products: the products of a tile of rows with a tile of others, in register
-// blocks; invocation (x, y) has rows y + r * THREADS_Y and others 4x .. 4x + 3.
+// blocks; invocation (x, y) has rows y + r * THREADS_Y and others 4x .. 4x + 3. A chunk of both
+// sides is staged at once, or (PREFETCH) in two steps, so that loads are under way while products
+// are computed.
+// Holds       with PREFETCH an invocation stages ROW_ITEMS vectors of rows, OTHER_ITEMS of others
 
 const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
 const ROW_TILE: u32 = ROWS * THREADS_Y;
@@ -20,8 +23,83 @@ fn pair_index(row: u32, other_vector: u32) -> u32 {
     return row * THREADS_X + (other_vector ^ (row & (THREADS_X - 1u)));
 }
 
-// the products of the rows from row_start with the others from other_start
-fn products(lane: Lane, tile: Tile, row_start: u32, others: vec2<u32>, second: bool) -> Block {
+const_assert !PREFETCH || ROW_ITEMS * WORKGROUP_SIZE == ROW_TILE * CHUNK_VECTORS;
+const_assert !PREFETCH || OTHER_ITEMS * WORKGROUP_SIZE == OTHER_TILE * CHUNK_VECTORS;
+
+// What is multiplied: the rows from row_start with the others others.x .. others.y, as far as the
+// tile goes; of each its first or its second vector.
+struct Factors {
+    row_start: u32,
+    others: vec2<u32>,
+    second: bool,
+}
+
+struct Chunk {
+    row: array<vec4<f32>, ROW_ITEMS>,
+    other: array<vec4<f32>, OTHER_ITEMS>,
+}
+
+fn row_item(tile: Tile, factors: Factors, chunk: u32, i: u32) -> vec4<f32> {
+    let row = factors.row_start + i / CHUNK_VECTORS;
+    if (row < num_rows(tile)) {
+        return row_vector(tile, row, chunk + 4u * (i % CHUNK_VECTORS), factors.second);
+    }
+    return vec4<f32>();
+}
+
+fn row_slot(i: u32) -> u32 {
+    return i / CHUNK_VECTORS * STAGE_PITCH + i % CHUNK_VECTORS;
+}
+
+fn other_item(tile: Tile, factors: Factors, chunk: u32, i: u32) -> vec4<f32> {
+    let other = factors.others.x + i / CHUNK_VECTORS;
+    if (other < factors.others.y) {
+        return other_vector(tile, other, chunk + 4u * (i % CHUNK_VECTORS), factors.second);
+    }
+    return vec4<f32>();
+}
+
+// the others of one invocation lie THREADS_X rows apart
+fn other_slot(i: u32) -> u32 {
+    let other = i / CHUNK_VECTORS;
+    let row = other % 4u * THREADS_X + other / 4u;
+    return OTHERS_AT + row * STAGE_PITCH + i % CHUNK_VECTORS;
+}
+
+fn stage_chunk(lane: Lane, tile: Tile, factors: Factors, chunk: u32) {
+    for (var i = lane.index; i < ROW_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
+        wg_stage[row_slot(i)] = row_item(tile, factors, chunk, i);
+    }
+    for (var i = lane.index; i < OTHER_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
+        wg_stage[other_slot(i)] = other_item(tile, factors, chunk, i);
+    }
+}
+
+fn load_chunk(lane: Lane, tile: Tile, factors: Factors, chunk: u32) -> Chunk {
+    var result: Chunk;
+    // unroll
+    for (var n = 0u; n < ROW_ITEMS; n++) {
+        result.row[n] = row_item(tile, factors, chunk, lane.index + n * WORKGROUP_SIZE);
+    }
+    // unroll
+    for (var n = 0u; n < OTHER_ITEMS; n++) {
+        result.other[n] = other_item(tile, factors, chunk, lane.index + n * WORKGROUP_SIZE);
+    }
+    return result;
+}
+
+fn store_chunk(lane: Lane, chunk: Chunk) {
+    // unroll
+    for (var n = 0u; n < ROW_ITEMS; n++) {
+        wg_stage[row_slot(lane.index + n * WORKGROUP_SIZE)] = chunk.row[n];
+    }
+    // unroll
+    for (var n = 0u; n < OTHER_ITEMS; n++) {
+        wg_stage[other_slot(lane.index + n * WORKGROUP_SIZE)] = chunk.other[n];
+    }
+}
+
+fn products(lane: Lane, tile: Tile, factors: Factors) -> Block {
     let x = lane.index % THREADS_X;
     let y = lane.index / THREADS_X;
     var sum: Block;
@@ -29,32 +107,25 @@ fn products(lane: Lane, tile: Tile, row_start: u32, others: vec2<u32>, second: b
     for (var r = 0u; r < ROWS; r++) {
         sum[r] = vec4<f32>();
     }
-    let dims = select(HEAD_DIM, VALUE_DIM, second);
+    var next: Chunk;
+    if (PREFETCH) {
+        next = load_chunk(lane, tile, factors, 0u);
+    }
+    let dims = select(HEAD_DIM, VALUE_DIM, factors.second);
     for (var chunk = 0u; chunk < dims; chunk += CHUNK) {
         // wg_stage is free
         workgroupBarrier();
-        for (var i = lane.index; i < ROW_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-            let row = row_start + i / CHUNK_VECTORS;
-            let d = i % CHUNK_VECTORS;
-            var staged = vec4<f32>();
-            if (row < num_rows(tile)) {
-                staged = row_vector(tile, row, chunk + 4u * d, second);
-            }
-            wg_stage[i / CHUNK_VECTORS * STAGE_PITCH + d] = staged;
-        }
-        for (var i = lane.index; i < OTHER_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-            let o = i / CHUNK_VECTORS;
-            let d = i % CHUNK_VECTORS;
-            var staged = vec4<f32>();
-            if (others.x + o < others.y) {
-                staged = other_vector(tile, others.x + o, chunk + 4u * d, second);
-            }
-            // the others of one invocation lie THREADS_X rows apart
-            let slot = o % 4u * THREADS_X + o / 4u;
-            wg_stage[OTHERS_AT + slot * STAGE_PITCH + d] = staged;
+        if (PREFETCH) {
+            store_chunk(lane, next);
+        } else {
+            stage_chunk(lane, tile, factors, chunk);
         }
         // wg_stage is visible
         workgroupBarrier();
+        if (PREFETCH) {
+            // past the end zeros, without a load
+            next = load_chunk(lane, tile, factors, chunk + CHUNK);
+        }
         // no constant: a driver that repeats the body CHUNK_VECTORS times compiles it for seconds
         for (var d = 0u; d < min(CHUNK_VECTORS, (dims - chunk + 3u) / 4u); d++) {
             let o0 = wg_stage[OTHERS_AT + x * STAGE_PITCH + d];

@@ -145,6 +145,8 @@ pub(super) struct Blocked {
     chunk: u32,
     staged_others: u32,
     vectors: u32,
+    /// What is staged is loaded while products are computed.
+    prefetch: bool,
 }
 
 impl Blocked {
@@ -181,6 +183,7 @@ impl Blocked {
             chunk: 4 * power_of_two(chunk_vectors),
             staged_others: power_of_two(staged.min(other_tile)),
             vectors,
+            prefetch: false,
         }
     }
 
@@ -193,35 +196,24 @@ impl Blocked {
         shape: &AttentionShape,
     ) -> Option<Self> {
         const MANY_GROUPS: u64 = 256;
-        let (tile, len, heads) = match side {
-            Side::Query => (
-                Self {
-                    rows: 16,
-                    threads_x: 16,
-                    threads_y: 8,
-                    chunk: 16,
-                    staged_others: 32,
-                    vectors: 1,
-                },
-                shape.q_len,
-                shape.num_heads,
-            ),
-            Side::Key => (
-                Self {
-                    rows: 4,
-                    threads_x: 8,
-                    threads_y: 16,
-                    chunk: 32,
-                    staged_others: 32,
-                    vectors: 2,
-                },
-                shape.kv_len,
-                shape.num_kv_heads,
-            ),
+        let (rows, len, heads) = match side {
+            Side::Query => (8, shape.q_len, shape.num_heads),
+            Side::Key if dims <= 64 => (8, shape.kv_len, shape.num_kv_heads),
+            Side::Key => (4, shape.kv_len, shape.num_kv_heads),
+        };
+        let vectors = dims.div_ceil(64);
+        let tile = Self {
+            rows,
+            threads_x: 16,
+            threads_y: 16,
+            chunk: 16,
+            staged_others: 32 / vectors,
+            vectors,
+            prefetch: true,
         };
         let tiles = u64::from(len.div_ceil(tile.row_tile()));
         let groups = tiles * u64::from(shape.batch) * u64::from(heads);
-        let fits = !capabilities.cpu && capabilities.workgroup_memory >= 48 * 1024 && dims <= 64;
+        let fits = !capabilities.cpu && capabilities.workgroup_memory >= 48 * 1024 && dims <= 128;
         (fits && groups >= MANY_GROUPS).then_some(tile)
     }
 
@@ -234,6 +226,13 @@ impl Blocked {
     }
 
     pub fn constants(self) -> Constants {
+        // of an invocation; unused but for a prefetch
+        let items = |vectors: u32| match self.prefetch {
+            true => vectors / (self.threads_x * self.threads_y),
+            false => 1,
+        };
+        let chunk_items = |rows: u32| items(rows * self.chunk / 4);
+        let vector_items = items(self.staged_others * self.vectors * self.threads_x);
         vec![
             ("FOLDED", Constant::Bool(false)),
             ("ROWS", Constant::U32(self.rows)),
@@ -242,6 +241,10 @@ impl Blocked {
             ("CHUNK", Constant::U32(self.chunk)),
             ("STAGED_OTHERS", Constant::U32(self.staged_others)),
             ("VECTORS", Constant::U32(self.vectors)),
+            ("PREFETCH", Constant::Bool(self.prefetch)),
+            ("ROW_ITEMS", Constant::U32(chunk_items(self.row_tile()))),
+            ("OTHER_ITEMS", Constant::U32(chunk_items(self.other_tile()))),
+            ("VECTOR_ITEMS", Constant::U32(vector_items)),
         ]
     }
 }
