@@ -234,14 +234,16 @@ impl Planner<'_> {
 
     /// The gradient of what a layer put out, at some times; an empty name if there is none.
     pub(super) fn output_gradient(&self, layer: u32, times: &Range<u32>) -> Part {
-        let own = self.output_elements(times);
         if layer + 1 < self.config.num_layers {
+            let own = self.output_elements(times);
             let start = self.scratch.put_out(self.config, layer);
             return ("scratch", start + own.start..start + own.end);
         }
+        let (width, rows_first) = (self.forward.output_width(), self.config.batch_first);
+        let tokens = self.forward.tokens(times, width, rows_first);
         match self.given.grad_output {
-            true => ("grad_output", own),
-            false => ("", own),
+            true => ("grad_output", tokens.elements),
+            false => ("", tokens.elements),
         }
     }
 
@@ -254,11 +256,10 @@ impl Planner<'_> {
             let start = self.scratch.read(self.config, layer - 1);
             return (("scratch", start + own.start..start + own.end), width);
         }
-        let token = u64::from(self.shape.batch) * u64::from(width);
-        let own = u64::from(times.start) * token..u64::from(times.end) * token;
+        let tokens = self.forward.tokens(&times, width, self.config.batch_first);
         match self.given.grad_input {
-            true => (("grad_input", own), width),
-            false => (("", own), width),
+            true => (("grad_input", tokens.elements), width),
+            false => (("", tokens.elements), width),
         }
     }
 }
