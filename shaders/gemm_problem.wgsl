@@ -3,8 +3,8 @@
 // output = a b + bias, or output += a b + bias with ACCUMULATE. Matrices by their strides in
 // elements, so that a transposed one is only another pair of strides. a and b may be stored as
 // halves (A_ELEMENT, B_ELEMENT); all else is f32.
-// With A_FOLDED, B_FOLDED or OUTPUT_FOLDED the rows of that matrix have two strides: fold_outer from
-// one run of fold_inner rows to the next.
+// With A_FOLDED, B_FOLDED or OUTPUT_FOLDED the rows of that matrix have two strides: its own within
+// runs of fold_inner rows, and fold_outer from one run to the next.
 // Needs the part element_any.wgsl.
 //
 // Layout

@@ -1,8 +1,8 @@
 // recurrent_carry: states from where one part of a pass has left them to where the next one looks.
 //
-// Layout      from_h, from_c, to_h, to_c [num_elements], from_h in runs of run_len elements that lie
-//             run_stride apart; a source that is absent counts as zeros, a destination that is
-//             absent is left out
+// Layout      from_h, from_c, to_h, to_c [num_elements]; from_h in runs of run_len elements that
+//             begin run_stride apart; a source that is absent counts as zeros, a destination that
+//             is absent is left out
 // Grid        one invocation per element, folded to two dimensions
 // Workgroup   64 invocations
 // Memory      none

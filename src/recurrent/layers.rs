@@ -23,17 +23,17 @@ impl RecurrentConfig {
         self.batch_first && layer == 0
     }
 
+    /// Whether they do in what it puts out.
+    pub(super) fn puts_rows_first(&self, layer: u32) -> bool {
+        self.batch_first && layer + 1 == self.num_layers
+    }
+
     /// How what a layer reads is stored.
     pub(super) fn layer_element(&self, layer: u32) -> ElementType {
         match layer {
             0 => self.element,
             _ => ElementType::F32,
         }
-    }
-
-    /// Whether they do in what it puts out.
-    pub(super) fn puts_rows_first(&self, layer: u32) -> bool {
-        self.batch_first && layer + 1 == self.num_layers
     }
 }
 
@@ -67,16 +67,14 @@ impl Planner<'_> {
     /// scratch so that the last one writes the output; with dropout all of them write it, since what the next
     /// one reads is another tensor. What each layer has read is kept for the backward pass.
     pub fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
+        if self.config.puts_rows_first(layer) {
+            let tokens = self.tokens(&times, self.output_width(), true);
+            return ("output", tokens.elements);
+        }
         let last_like = match self.reserve {
             Some(_) => layer + 1 == self.config.num_layers,
             None => (self.config.num_layers - layer) % 2 == 1,
         };
-        if self.config.puts_rows_first(layer) {
-            return (
-                "output",
-                self.tokens(&times, self.output_width(), true).elements,
-            );
-        }
         self.between_layers(layer, last_like || self.config.has_dropout(), times)
     }
 
@@ -108,10 +106,10 @@ impl Planner<'_> {
             true => end + u64::from(self.shape.batch.saturating_sub(1)) * row,
             false => end,
         };
-        let width_64 = u64::from(width);
+        let each = u64::from(width);
         Tokens {
-            elements: start * width_64..end * width_64,
-            stride: (row * width_64) as u32,
+            elements: start * each..end * each,
+            stride: (row * each) as u32,
             fold: rows_first.then_some([self.shape.batch, width]),
         }
     }

@@ -46,10 +46,10 @@ impl Planner<'_> {
         let (hidden, state) = (config.hidden_size, config.state_size());
         let gate_rows = config.cell.num_gates() * hidden;
         let times = self.times(direction, &piece.steps);
-        let (_, rows_first) = self.rows(piece, direction);
+        let (_, grads_first) = self.rows(piece, direction);
         let row_len = config.grads_len(config.kept(&self.given));
         let tokens = piece.steps.len() as u32 * self.shape.batch;
-        let grads = Matrix::new("scratch", rows_first, row_len);
+        let grads = Matrix::new("scratch", grads_first, row_len);
         let accumulate = !piece.first;
         if self.given.parameters {
             let input = self.layer_input(piece.layer, &times, at, out);
