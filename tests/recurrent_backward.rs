@@ -335,6 +335,11 @@ fn halves_are_widened_and_gradients_are_f32() {
         [f32, f16],
         [bf16, f16],
     ];
+    check(Case {
+        elements: [bf16, f16],
+        batch_first: true,
+        ..SMALL
+    });
     for (elements, cell) in all.into_iter().zip(CELLS) {
         let is_lstm = cell.has_cell_state();
         let case = Case {
