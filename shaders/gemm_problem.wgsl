@@ -3,7 +3,8 @@
 // output = a b + bias, or output += a b + bias with ACCUMULATE. Matrices by their strides in
 // elements, so that a transposed one is only another pair of strides. a and b may be stored as
 // halves (A_ELEMENT, B_ELEMENT); all else is f32.
-// With A_FOLDED the rows of a have two strides: a_outer from one run of a_inner rows to the next.
+// With A_FOLDED, B_FOLDED or OUTPUT_FOLDED the rows of that matrix have two strides: its own within
+// runs of fold_inner rows, and fold_outer from one run to the next.
 // Needs the part element_any.wgsl.
 //
 // Layout
@@ -27,8 +28,8 @@ struct Params {
     bias_first: u32,
     output_first: u32,
     output_row: u32,
-    a_inner: u32,
-    a_outer: u32,
+    fold_inner: u32,
+    fold_outer: u32,
 }
 
 @group(0) @binding(0) var<uniform>             params: Params;
@@ -37,22 +38,38 @@ struct Params {
 @group(0) @binding(3) var<storage, read>       bias:   array<f32>;
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
 
+// where a row of the matrix that is folded begins
+fn folded(row: u32, stride: u32) -> u32 {
+    return row / params.fold_inner * params.fold_outer + row % params.fold_inner * stride;
+}
+
 fn a_at(row: u32, k: u32) -> f32 {
-    var at = params.a_first + row * params.a_row + k * params.a_column;
+    var at = params.a_first + k * params.a_column;
     if (A_FOLDED) {
-        let inner = row % params.a_inner * params.a_row;
-        at = params.a_first + row / params.a_inner * params.a_outer + inner + k * params.a_column;
+        at += folded(row, params.a_row);
+    } else {
+        at += row * params.a_row;
     }
     return element_any(a[word_of_any(at, A_ELEMENT)], at, A_ELEMENT);
 }
 
 fn b_at(k: u32, column: u32) -> f32 {
-    let at = params.b_first + k * params.b_row + column * params.b_column;
+    var at = params.b_first + column * params.b_column;
+    if (B_FOLDED) {
+        at += folded(k, params.b_row);
+    } else {
+        at += k * params.b_row;
+    }
     return element_any(b[word_of_any(at, B_ELEMENT)], at, B_ELEMENT);
 }
 
 fn store(row: u32, column: u32, sum: f32) {
-    let at = params.output_first + row * params.output_row + column;
+    var at = params.output_first + column;
+    if (OUTPUT_FOLDED) {
+        at += folded(row, params.output_row);
+    } else {
+        at += row * params.output_row;
+    }
     var result = sum;
     if (BIAS) {
         result += bias[params.bias_first + column];

@@ -15,8 +15,8 @@
 // Workgroup   64 invocations
 // Memory      none
 // Holds       any sizes
-// Precision   exact
-// Parts       common.wgsl
+// Precision   packed is f32, which halves are exact in
+// Parts       common.wgsl, element_*.wgsl
 
 struct Params {
     input_size: u32,
@@ -31,11 +31,11 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform>             params:    Params;
-@group(0) @binding(1) var<storage, read>       weight_ih: array<f32>;
-@group(0) @binding(2) var<storage, read>       weight_hh: array<f32>;
-@group(0) @binding(3) var<storage, read>       bias_hh:   array<f32>;
-@group(0) @binding(4) var<storage, read>       peephole:  array<f32>;
-@group(0) @binding(5) var<storage, read>       weight_hr: array<f32>;
+@group(0) @binding(1) var<storage, read>       weight_ih: array<Word>;
+@group(0) @binding(2) var<storage, read>       weight_hh: array<Word>;
+@group(0) @binding(3) var<storage, read>       bias_hh:   array<Word>;
+@group(0) @binding(4) var<storage, read>       peephole:  array<Word>;
+@group(0) @binding(5) var<storage, read>       weight_hr: array<Word>;
 @group(0) @binding(6) var<storage, read_write> packed:    array<f32>;
 
 const HAS_BIAS_N: bool = NUM_UNIT_WEIGHTS == 1u;
@@ -47,7 +47,7 @@ fn packed_element(i: u32) -> f32 {
         if (at >= NUM_GATES * hidden_size * params.input_size) {
             return 0.0;
         }
-        return weight_ih[at];
+        return element(weight_ih[word_of(at)], at);
     }
     if (i >= params.weight_hr_first) {
         let at = i - params.weight_hr_first;
@@ -55,15 +55,17 @@ fn packed_element(i: u32) -> f32 {
         if (!PROJECTED || row >= params.state_size) {
             return 0.0;
         }
-        return weight_hr[row * hidden_size + at / 4u % hidden_size];
+        let index = row * hidden_size + at / 4u % hidden_size;
+        return element(weight_hr[word_of(index)], index);
     }
     if (i >= params.unit_weights_first) {
         let at = i - params.unit_weights_first;
         if (PEEPHOLE && at < 3u * hidden_size) {
-            return peephole[at];
+            return element(peephole[word_of(at)], at);
         }
         if (HAS_BIAS_N && params.has_bias != 0u && at < hidden_size) {
-            return bias_hh[2u * hidden_size + at];
+            let index = 2u * hidden_size + at;
+            return element(bias_hh[word_of(index)], index);
         }
         return 0.0;
     }
@@ -73,7 +75,8 @@ fn packed_element(i: u32) -> f32 {
         return 0.0;
     }
     let gate = vector / params.state_size % NUM_GATES;
-    return weight_hh[(gate * hidden_size + k) * params.state_size + vector % params.state_size];
+    let index = (gate * hidden_size + k) * params.state_size + vector % params.state_size;
+    return element(weight_hh[word_of(index)], index);
 }
 
 @compute @workgroup_size(64)

@@ -16,7 +16,8 @@
 //     the
 //                  chunk, batch] of saved_len elements, of which SLOTS times hidden_size are read
 //     lengths      [batch]
-//     grad_output  [seq_len, batch, num_directions, state_size], from time grad_output_time on
+//     grad_output  [seq_len, batch, num_directions, state_size] or, by its strides, [batch,
+//                  seq_len, num_directions, state_size], from time grad_output_time on
 //     scratch      dh [num_directions, batch, state_size] and from carry_c_first on dc
 //                  [num_directions, batch, hidden_size]; then from grads_first on rows
 //                  [num_directions, steps of the piece, batch] of row_len elements: GRADS times
@@ -59,6 +60,9 @@ struct Params {
     grads_first: u32,
     row_len: u32,
     grad_output_first: u32,
+    // of grad_output, in tokens
+    grad_output_time_stride: u32,
+    grad_output_row_stride: u32,
 }
 
 const HAS_LENGTHS: u32 = 1u;
@@ -154,8 +158,9 @@ fn output_gradient(step: u32, direction: u32, row: u32, unit: u32) -> f32 {
         return 0.0;
     }
     let time = time_of(step, direction) - params.grad_output_time;
-    let token = (time * params.batch + row) * params.num_directions + direction;
-    return grad_output[params.grad_output_first + token * params.state_size + unit];
+    let token = time * params.grad_output_time_stride + row * params.grad_output_row_stride;
+    let index = (token * params.num_directions + direction) * params.state_size + unit;
+    return grad_output[params.grad_output_first + index];
 }
 
 // four rows k of a gate's block of weight_hh, in the column `unit`

@@ -1,7 +1,8 @@
 // recurrent_carry: states from where one part of a pass has left them to where the next one looks.
 //
-// Layout      from_h, from_c, to_h, to_c [num_elements]; a source that is absent counts as zeros, a
-//             destination that is absent is left out
+// Layout      from_h, from_c, to_h, to_c [num_elements]; from_h in runs of run_len elements that
+//             begin run_stride apart; a source that is absent counts as zeros, a destination that
+//             is absent is left out
 // Grid        one invocation per element, folded to two dimensions
 // Workgroup   64 invocations
 // Memory      none
@@ -16,6 +17,8 @@ struct Params {
     from_c_first: u32,
     to_h_first: u32,
     to_c_first: u32,
+    run_len: u32,
+    run_stride: u32,
 }
 
 const FROM_H: u32 = 1u;
@@ -46,7 +49,8 @@ fn recurrent_carry(
     if (has(TO_H)) {
         var value = 0.0;
         if (has(FROM_H)) {
-            value = from_h[params.from_h_first + i];
+            let at = i / params.run_len * params.run_stride + i % params.run_len;
+            value = from_h[params.from_h_first + at];
         }
         to_h[params.to_h_first + i] = value;
     }

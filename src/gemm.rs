@@ -96,8 +96,8 @@ params! {
         bias_first: u32,
         output_first: u32,
         output_row: u32,
-        a_inner: u32,
-        a_outer: u32,
+        fold_inner: u32,
+        fold_outer: u32,
     }
 }
 
@@ -213,12 +213,20 @@ impl Tile {
 /// A tensor of an operation's and the range of its elements that a product spans.
 pub(crate) type Part = (&'static str, Range<u64>);
 
+/// The matrix of a product whose rows lie in runs; not transposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Folded {
+    A,
+    B,
+    Output,
+}
+
 /// The pieces of a product that an operation plans inside its own buffers.
 pub(crate) struct Product {
     pub config: GemmConfig,
     pub shape: GemmShape,
-    /// Rows of `a` that lie `a_stride` apart, and how far one such run is from the next.
-    pub fold: Option<[u32; 2]>,
+    /// Of one matrix, how many rows lie its stride apart, and how far one such run is from the next.
+    pub fold: Option<(Folded, [u32; 2])>,
     pub a: Part,
     pub b: Part,
     pub bias: Option<Part>,
@@ -253,6 +261,8 @@ impl Product {
         let (b, b_first) = operand(b, config.b_element);
         let (bias_operand, bias_first) = bias.map_or((Operand::Unused, 0), single);
         let (output, output_first) = single(output);
+        let [fold_inner, fold_outer] = fold.map_or([1, 0], |(_, fold)| fold);
+        let folded = |matrix| Constant::Bool(fold.is_some_and(|(folded, _)| folded == matrix));
         let params = Params {
             m: shape.m,
             n: shape.n,
@@ -268,13 +278,15 @@ impl Product {
             bias_first,
             output_first,
             output_row: shape.output_stride,
-            a_inner: fold.map_or(1, |[inner, _]| inner),
-            a_outer: fold.map_or(0, |[_, outer]| outer),
+            fold_inner,
+            fold_outer,
         };
         let mut constants = vec![
             ("BIAS", Constant::Bool(config.bias)),
             ("ACCUMULATE", Constant::Bool(config.accumulate)),
-            ("A_FOLDED", Constant::Bool(fold.is_some())),
+            ("A_FOLDED", folded(Folded::A)),
+            ("B_FOLDED", folded(Folded::B)),
+            ("OUTPUT_FOLDED", folded(Folded::Output)),
             ("A_ELEMENT", config.a_element.constant()),
             ("B_ELEMENT", config.b_element.constant()),
         ];

@@ -131,12 +131,12 @@ impl Tier {
 pub struct RecurrentConfig {
     /// The cell of all layers.
     pub cell: Cell,
-    /// How `input` is stored. States, sums and `output` are f32.
+    /// How `input` is stored. States, sums and `output` are f32, and so are all gradients.
     pub element: ElementType,
     /// How the tensors of [`RecurrentWeights`] are stored; their packed copy is f32.
     pub weights: ElementType,
     /// `input` is `[batch, seq_len, input_size]` and `output` `[batch, seq_len, num_directions * state_size]`;
-    /// they are read and written in place. The states are as ever.
+    /// they are read and written in place, and so are their gradients. The states are as ever.
     pub batch_first: bool,
     /// Length of an input vector.
     pub input_size: u32,

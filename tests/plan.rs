@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use gatefold::kernel::{Dispatch, MAX_STEPS, Operand, WINDOW_ALIGNMENT};
 use gatefold::{
-    AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal, Cell, Direction, Error,
-    Given, Layout, Plan, RecurrentBackwardGiven, RecurrentConfig, RecurrentShape, Tier, Variant,
+    AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal, Cell, Direction,
+    ElementType, Error, Given, Layout, Plan, RecurrentBackwardGiven, RecurrentConfig,
+    RecurrentShape, Tier, Variant,
 };
 use proptest::prelude::*;
 
@@ -436,13 +437,16 @@ proptest! {
         };
         let more = RecurrentConfig {
             batch_first: true,
-            gradients: false,
+            element: ElementType::Bf16,
+            weights: ElementType::F16,
             dropout: 0.5,
             proj_size: (config.cell == Cell::Lstm).then_some(config.hidden_size / 2),
             ..config
         };
         let plans = [
             more.plan(&device, shape, given(false)),
+            more.plan(&device, shape, given(true)),
+            more.plan_backward(&device, shape, backward),
             config.plan(&device, shape, given(false)),
             config.plan(&device, shape, given(true)),
             config.plan_backward(&device, shape, backward),
@@ -462,6 +466,50 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_gradient_of_a_half_is_twice_as_large() {
+    let device = Capabilities {
+        storage_binding_size: 64 << 10,
+        ..Capabilities::floor()
+    };
+    let config = RecurrentConfig {
+        element: ElementType::F16,
+        batch_first: true,
+        input_size: 100,
+        hidden_size: 8,
+        gradients: true,
+        ..Default::default()
+    };
+    let shape = RecurrentShape {
+        seq_len: 16,
+        batch: 16,
+        seed: 0,
+    };
+    let reserve = Given {
+        reserve: true,
+        ..Default::default()
+    };
+    config.plan(&device, shape, reserve).unwrap();
+    let backward = |grad_input| {
+        let given = RecurrentBackwardGiven {
+            grad_output: true,
+            grad_input,
+            parameters: true,
+            ..Default::default()
+        };
+        config.plan_backward(&device, shape, given)
+    };
+    backward(false).unwrap();
+    let error = backward(true).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::Limit {
+            needed: 102_400,
+            ..
+        }
+    ));
 }
 
 fn check_planned(plan: Result<Plan, Error>, device: &Capabilities) -> Result<(), TestCaseError> {

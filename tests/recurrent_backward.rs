@@ -9,8 +9,8 @@ use common::recurrent_backward::{
 };
 use common::{bits, gpu};
 use gatefold::{
-    Activation, Activations, Capabilities, Cell, Direction, Recurrent, RecurrentBackwardBuffers,
-    RecurrentConfig, RecurrentGradients,
+    Activation, Activations, Capabilities, Cell, Direction, ElementType, Recurrent,
+    RecurrentBackwardBuffers, RecurrentConfig, RecurrentGradients,
 };
 
 const CELLS: [Cell; 6] = [
@@ -155,10 +155,17 @@ fn long_sequences_take_several_dispatches() {
 #[test]
 fn chunks_and_pieces_of_steps() {
     let Some(gpu) = gpu() else { return };
-    for cell in [Cell::Lstm, Cell::GruResetBefore] {
+    let [f16, bf16] = [ElementType::F16, ElementType::Bf16];
+    for (cell, batch_first, elements) in [
+        (Cell::Lstm, false, SMALL.elements),
+        (Cell::GruResetBefore, false, SMALL.elements),
+        (Cell::Gru, true, [bf16, f16]),
+    ] {
         for direction in [Direction::Forward, Direction::Bidirectional] {
             let case = Case {
                 cell,
+                batch_first,
+                elements,
                 seq_len: 40,
                 direction,
                 num_layers: 2,
@@ -281,6 +288,122 @@ fn no_gradient_passes_a_cut() {
 }
 
 #[test]
+fn batches_may_come_first() {
+    for (cell, num_layers, direction, lengths) in [
+        (Cell::Lstm, 1, Direction::Forward, None),
+        (Cell::Gru, 2, Direction::Bidirectional, Some(&[9, 0, 4][..])),
+        (Cell::RnnTanh, 3, Direction::Reverse, None),
+    ] {
+        let case = Case {
+            cell,
+            batch_first: true,
+            num_layers,
+            direction,
+            lengths,
+            ..SMALL
+        };
+        check_some(case);
+        check_some(Case {
+            proj_size: (cell == Cell::Lstm).then_some(5),
+            peephole: cell == Cell::Lstm,
+            dropout: 0.3,
+            truncate: Some(4),
+            bias: false,
+            states: false,
+            ..case
+        });
+    }
+    for (seq_len, batch) in [(0, 3), (3, 0), (1, 1)] {
+        check_some(Case {
+            batch_first: true,
+            seq_len,
+            batch,
+            direction: Direction::Bidirectional,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn halves_are_widened_and_gradients_are_f32() {
+    let [f32, f16, bf16] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+    let all = [
+        [f16, f16],
+        [bf16, bf16],
+        [f16, f32],
+        [f32, bf16],
+        [f32, f16],
+        [bf16, f16],
+    ];
+    check(Case {
+        elements: [bf16, f16],
+        batch_first: true,
+        ..SMALL
+    });
+    for (elements, cell) in all.into_iter().zip(CELLS) {
+        let is_lstm = cell.has_cell_state();
+        let case = Case {
+            cell,
+            elements,
+            magnitude: 0.9,
+            // vectors and rows of odd lengths: their halves share words
+            lengths: Some(&[9, 0, 5]),
+            ..SMALL
+        };
+        check_some(case);
+        check_some(Case {
+            num_layers: 2,
+            direction: Direction::Bidirectional,
+            batch_first: true,
+            proj_size: is_lstm.then_some(5),
+            peephole: is_lstm,
+            lengths: None,
+            ..case
+        });
+    }
+}
+
+#[test]
+fn neither_storage_nor_order_changes_a_bit() {
+    let Some(guises) = all_guises() else { return };
+    let [f32, f16, bf16] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+    for (cell, elements, lengths) in [
+        (Cell::Lstm, [bf16, f16], None),
+        (Cell::Gru, [f16, bf16], Some(&[9, 0, 4][..])),
+        (Cell::GruResetBefore, [f16, f16], None),
+    ] {
+        let stored = Case {
+            cell,
+            elements,
+            batch_first: true,
+            num_layers: 2,
+            direction: Direction::Bidirectional,
+            lengths,
+            ..SMALL
+        };
+        let plain = Case {
+            elements: [f32; 2],
+            batch_first: false,
+            ..stored
+        };
+        let (inputs, upstreams) = (stored.inputs(), Upstreams::new(&stored));
+        for (guise, config, how) in some(variants(guises, &stored), &stored) {
+            let plain_config = RecurrentConfig {
+                element: f32,
+                weights: f32,
+                batch_first: false,
+                ..config
+            };
+            let one = run(&guise, &stored, config, &inputs, &upstreams, ALL);
+            let other = run(&guise, &plain, plain_config, &inputs, &upstreams, ALL);
+            for ((name, _, one), (_, _, other)) in one.iter().zip(&other) {
+                assert_eq!(bits(one), bits(other), "{name}: {how}\n{stored:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn nothing_to_do() {
     for cell in [Cell::Lstm, Cell::GruResetBefore] {
         check_some(Case {
@@ -345,21 +468,32 @@ fn what_lies_behind_an_end_reaches_no_gradient() {
     if gpu().is_none() {
         return;
     }
-    let case = Case {
-        lengths: Some(&[9, 7, 5]),
-        ..SMALL
-    };
-    let (inputs, upstreams) = (case.inputs(), Upstreams::new(&case));
-    let mut bad = case.inputs();
-    let mut bad_upstreams = Upstreams::new(&case);
-    let (width, hidden) = (case.input_size as usize, case.hidden_size as usize);
-    bad.input[(6 * 3 + 2) * width..][..width].fill(f32::NAN);
-    bad_upstreams.output[(8 * 3 + 1) * hidden..][..hidden].fill(f32::NAN);
-    for (guise, config, how) in some(variants(all_guises().unwrap(), &case), &case) {
-        let good = run(&guise, &case, config, &inputs, &upstreams, ALL);
-        let same = run(&guise, &case, config, &bad, &bad_upstreams, ALL);
-        for ((name, _, good), (_, _, same)) in good.iter().zip(&same) {
-            assert_eq!(bits(good), bits(same), "{name}: {how}");
+    let [f32, f16, bf16] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+    for (batch_first, element, checkpoint_every) in [
+        (false, f32, None),
+        (true, f32, Some(4)),
+        (true, bf16, None),
+        (false, f16, None),
+    ] {
+        let case = Case {
+            batch_first,
+            elements: [element, f32],
+            checkpoint_every,
+            lengths: Some(&[9, 7, 5]),
+            ..SMALL
+        };
+        let (inputs, upstreams) = (case.inputs(), Upstreams::new(&case));
+        let mut bad = case.inputs();
+        let mut bad_upstreams = Upstreams::new(&case);
+        let (width, hidden) = (case.input_size as usize, case.hidden_size as usize);
+        bad.input[(6 * 3 + 2) * width..][..width].fill(f32::NAN);
+        bad_upstreams.output[(8 * 3 + 1) * hidden..][..hidden].fill(f32::NAN);
+        for (guise, config, how) in some(variants(all_guises().unwrap(), &case), &case) {
+            let good = run(&guise, &case, config, &inputs, &upstreams, ALL);
+            let same = run(&guise, &case, config, &bad, &bad_upstreams, ALL);
+            for ((name, _, good), (_, _, same)) in good.iter().zip(&same) {
+                assert_eq!(bits(good), bits(same), "{name}: {how}\n{case:?}");
+            }
         }
     }
 }

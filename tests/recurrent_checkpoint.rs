@@ -9,8 +9,8 @@ use common::recurrent_backward::{
 };
 use common::{Random, bits, gpu};
 use gatefold::{
-    Activation, Activations, Capabilities, Cell, Direction, Gpu, Recurrent, RecurrentConfig,
-    RecurrentShape,
+    Activation, Activations, Capabilities, Cell, Direction, ElementType, Gpu, Recurrent,
+    RecurrentConfig, RecurrentShape,
 };
 
 const CELLS: [Cell; 6] = [
@@ -108,6 +108,8 @@ fn by_chance(random: &mut Random) -> Case {
         seq_len: 11,
         magnitude: 0.9,
         checkpoint_every: Some(1 + below(13)),
+        batch_first: below(2) == 0,
+        elements: [(); 2].map(|()| ElementType::ALL[below(3) as usize]),
         ..SMALL
     }
 }
@@ -177,6 +179,7 @@ fn equal_chunks_give_the_same_bits() {
         let case = Case {
             cell,
             proj_size,
+            batch_first: proj_size.is_some(),
             peephole: cell == Cell::Lstm,
             seq_len: 40,
             direction: Direction::Bidirectional,
@@ -208,6 +211,7 @@ fn chunks_and_checkpoints_need_not_agree() {
             num_layers: 2,
             lengths: Some(&[40, 0, 17]),
             checkpoint_every: Some(every),
+            batch_first: every == 7,
             ..SMALL
         };
         check_in(&some(variants(&guises, &case), &case), case, ALL);
@@ -224,6 +228,7 @@ fn the_forward_pass_gives_the_same_bits() {
             direction: Direction::Bidirectional,
             lengths: Some(&[9, 0, 4]),
             checkpoint_every: Some(4),
+            batch_first: cell == Cell::Gru,
             ..SMALL
         };
         let inputs = case.inputs();

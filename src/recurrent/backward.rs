@@ -32,12 +32,13 @@ use super::tile::Tile as ForwardTile;
 use super::{Given, Recurrent, RecurrentConfig, RecurrentShape, Tier, steps};
 use crate::kernel::Dispatch;
 use crate::plan::check_dispatches;
-use crate::{Bound, Capabilities, Error, Plan, Variant};
+use crate::{Bound, Capabilities, ElementType, Error, Plan, Variant};
 use planner::{Numbered, Planner};
 use scratch::BackwardScratch;
 use tile::{Kept, Tile};
 
-/// The gradients of the weights of one direction of one layer, f32, in PyTorch's layout; written.
+/// The gradients of the weights of one direction of one layer, in PyTorch's layout, f32 however these are stored;
+/// written.
 #[derive(Debug, Clone, Copy)]
 pub struct RecurrentGradients<'a> {
     /// `[num_gates * hidden_size, input_size of the layer]`
@@ -52,7 +53,8 @@ pub struct RecurrentGradients<'a> {
     pub weight_hr: Option<wgpu::BufferSlice<'a>>,
 }
 
-/// The tensors of a backward pass, f32 but for `lengths`.
+/// The tensors of a backward pass, f32 but for `input` and `lengths`. Gradients are f32 whatever they belong to, with
+/// its shape.
 ///
 /// The gradients that arrive count as zeros if absent; those that are not wanted may be left out.
 #[derive(Debug, Clone, Copy)]
@@ -65,13 +67,13 @@ pub struct RecurrentBackwardBuffers<'a> {
     pub reserve: wgpu::BufferSlice<'a>,
     /// As in the forward pass.
     pub lengths: Option<wgpu::BufferSlice<'a>>,
-    /// `[seq_len, batch, num_directions * state_size]`, read.
+    /// `[seq_len, batch, num_directions * state_size]`, or see [`RecurrentConfig::batch_first`]; read.
     pub grad_output: Option<wgpu::BufferSlice<'a>>,
     /// `[num_layers * num_directions, batch, state_size]`, read.
     pub grad_h_n: Option<wgpu::BufferSlice<'a>>,
     /// Of an LSTM, `[num_layers * num_directions, batch, hidden_size]`, read.
     pub grad_c_n: Option<wgpu::BufferSlice<'a>>,
-    /// `[seq_len, batch, input_size]`, written.
+    /// `[seq_len, batch, input_size]`, or see [`RecurrentConfig::batch_first`]; written.
     pub grad_input: Option<wgpu::BufferSlice<'a>>,
     /// `[num_layers * num_directions, batch, state_size]`, written.
     pub grad_h_0: Option<wgpu::BufferSlice<'a>>,
@@ -232,6 +234,11 @@ impl RecurrentConfig {
             ..Default::default()
         };
         self.check(shape, &forward)?;
+        let input = match given.grad_input {
+            true => ElementType::F32,
+            false => self.element,
+        };
+        self.check_batch_first(capabilities, shape, input)?;
         self.check_reserve(shape)?;
         if self.truncate == Some(0) {
             return Err(Error::shape("truncate", 0, "at least 1 step"));
@@ -301,7 +308,8 @@ impl RecurrentConfig {
             },
             bytes: 2.0 * self.packed_size() as f64
                 + f64::from(self.num_layers) * saved
-                + 8.0 * rows * (f64::from(self.input_size) + width),
+                + (4 + self.element.size()) as f64 * rows * f64::from(self.input_size)
+                + 8.0 * rows * width,
         };
         Ok((plan, dispatches))
     }

@@ -13,6 +13,8 @@ params! {
         from_c_first: u32,
         to_h_first: u32,
         to_c_first: u32,
+        run_len: u32,
+        run_stride: u32,
     }
 }
 
@@ -44,14 +46,20 @@ pub(super) fn carry_each(from: [Option<Part>; 2], to: [Option<Part>; 2]) -> Vec<
 
 /// Copies `from_h` to `to_h` and `from_c` to `to_c`, all of one length; zeros from a source that is absent.
 pub(super) fn carry(from: [Option<Part>; 2], to: [Option<Part>; 2]) -> Dispatch {
+    carry_runs(from, to, [1, 1])
+}
+
+/// [`carry`] with `from_h` in runs of some elements, the first number, that lie the second one apart.
+pub(super) fn carry_runs(
+    from: [Option<Part>; 2],
+    to: [Option<Part>; 2],
+    [run_len, run_stride]: [u32; 2],
+) -> Dispatch {
     let [from_h, from_c] = from;
     let [to_h, to_c] = to;
+    let lens = [&to_h, &to_c].map(|to| to.as_ref().map_or(0, |(_, to)| to.end - to.start));
+    let num_elements = lens[0].max(lens[1]);
     let parts = [from_h, from_c, to_h, to_c];
-    let lens = parts
-        .iter()
-        .flatten()
-        .map(|(_, range)| range.end - range.start);
-    let num_elements = lens.max().unwrap_or(0);
     let flags = parts
         .iter()
         .rev()
@@ -67,6 +75,8 @@ pub(super) fn carry(from: [Option<Part>; 2], to: [Option<Part>; 2]) -> Dispatch 
         from_c_first: operands[1].1,
         to_h_first: operands[2].1,
         to_c_first: operands[3].1,
+        run_len,
+        run_stride,
     };
     Dispatch {
         kernel: KERNEL,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::carry::carry_each;
+use super::carry::{carry_each, carry_runs};
 use super::reserve::{Checkpoints, Reserve};
 use super::steps::{Again, Planner, pieces};
 use crate::gemm::Part;
@@ -89,7 +89,14 @@ impl Planner<'_> {
                 (self.layer_output(layer, time), to)
             });
             let (from_h, to_h) = h.unzip();
-            all.extend(carry_each([from_h, from_c], [to_h, to_c]));
+            if from_h.is_some() && self.config.puts_rows_first(layer) {
+                let width = self.output_width();
+                let runs = [width, self.shape.seq_len * width];
+                all.push(carry_runs([from_h, None], [to_h, None], runs));
+                all.extend(carry_each([None, from_c], [None, to_c]));
+            } else {
+                all.extend(carry_each([from_h, from_c], [to_h, to_c]));
+            }
         }
         all
     }

@@ -2,14 +2,50 @@
 
 use std::ops::Range;
 
+use super::RecurrentConfig;
 use super::steps::Planner;
+use crate::ElementType;
 use crate::gemm::Part;
 
+/// The vectors of some times of a tensor as the rows of a matrix: at each time one for each row of the batch.
+pub struct Tokens {
+    /// From the first to the last of them.
+    pub elements: Range<u64>,
+    /// Elements from one row of the batch to the next.
+    pub stride: u32,
+    /// Where the batch comes first, the rows of a time, and how far they are from those of the next.
+    pub fold: Option<[u32; 2]>,
+}
+
+impl RecurrentConfig {
+    /// Whether the rows of the batch come first in what a layer reads: in the caller's tensor, not in between.
+    pub(super) fn reads_rows_first(&self, layer: u32) -> bool {
+        self.batch_first && layer == 0
+    }
+
+    /// Whether they do in what it puts out.
+    pub(super) fn puts_rows_first(&self, layer: u32) -> bool {
+        self.batch_first && layer + 1 == self.num_layers
+    }
+
+    /// How what a layer reads is stored.
+    pub(super) fn layer_element(&self, layer: u32) -> ElementType {
+        match layer {
+            0 => self.element,
+            _ => ElementType::F32,
+        }
+    }
+}
+
 impl Planner<'_> {
+    /// Elements of a layer's output per time and row of the batch.
+    pub fn output_width(&self) -> u32 {
+        self.config.direction.count() * self.config.state_size()
+    }
+
     /// Elements of a layer's output per time.
     pub fn output_token(&self) -> u64 {
-        let width = self.config.direction.count() * self.config.state_size();
-        u64::from(self.shape.batch) * u64::from(width)
+        u64::from(self.shape.batch) * u64::from(self.output_width())
     }
 
     /// The elements of `times` of what a layer writes, or of what dropout makes of it; in the output, or else in
@@ -31,6 +67,10 @@ impl Planner<'_> {
     /// scratch so that the last one writes the output; with dropout all of them write it, since what the next
     /// one reads is another tensor. What each layer has read is kept for the backward pass.
     pub fn layer_output(&self, layer: u32, times: Range<u32>) -> Part {
+        if self.config.puts_rows_first(layer) {
+            let tokens = self.tokens(&times, self.output_width(), true);
+            return ("output", tokens.elements);
+        }
         let last_like = match self.reserve {
             Some(_) => layer + 1 == self.config.num_layers,
             None => (self.config.num_layers - layer) % 2 == 1,
@@ -45,24 +85,32 @@ impl Planner<'_> {
         if layer > 0 {
             return self.layer_output(layer - 1, times);
         }
-        let token = u64::from(self.shape.batch) * u64::from(self.config.input_size);
-        (
-            "input",
-            u64::from(times.start) * token..u64::from(times.end) * token,
-        )
+        let rows_first = self.config.reads_rows_first(layer);
+        let tokens = self.tokens(&times, self.config.input_size, rows_first);
+        ("input", tokens.elements)
     }
 
-    /// Whether the rows of the batch come first in what a layer writes: in the caller's tensor, not in between.
-    pub fn rows_first(&self, layer: u32) -> bool {
-        self.config.batch_first && layer + 1 == self.config.num_layers
-    }
-
-    /// The elements of `times` of a tensor `[batch, seq_len, width]`, and all in between.
-    pub fn of_all_rows(&self, times: &Range<u32>, width: u64) -> Range<u64> {
-        if times.is_empty() {
-            return 0..0;
+    /// How far, in vectors, a time is from the next in a tensor, and a row of the batch.
+    pub fn strides(&self, rows_first: bool) -> [u32; 2] {
+        match rows_first {
+            true => [1, self.shape.seq_len],
+            false => [self.shape.batch, 1],
         }
-        let before = u64::from(self.shape.batch - 1) * u64::from(self.shape.seq_len);
-        u64::from(times.start) * width..(before + u64::from(times.end)) * width
+    }
+
+    /// Some times of a tensor `[seq_len, batch, width]` or, with `rows_first`, `[batch, seq_len, width]`.
+    pub fn tokens(&self, times: &Range<u32>, width: u32, rows_first: bool) -> Tokens {
+        let [time, row] = self.strides(rows_first).map(u64::from);
+        let [start, end] = [times.start, times.end].map(|at| u64::from(at) * time);
+        let end = match rows_first && !times.is_empty() {
+            true => end + u64::from(self.shape.batch.saturating_sub(1)) * row,
+            false => end,
+        };
+        let each = u64::from(width);
+        Tokens {
+            elements: start * each..end * each,
+            stride: (row * each) as u32,
+            fold: rows_first.then_some([self.shape.batch, width]),
+        }
     }
 }

@@ -94,7 +94,7 @@ impl RecurrentConfig {
         given: Given,
     ) -> Result<Plan, Error> {
         self.check(shape, &given)?;
-        self.check_batch_first(capabilities, shape)?;
+        self.check_batch_first(capabilities, shape, self.element)?;
         if given.reserve {
             self.check_reserve(shape)?;
         }
@@ -154,15 +154,17 @@ impl RecurrentConfig {
         })
     }
 
-    /// Where the batch comes first, the tensors are bound as a whole: the steps of a chunk lie all over them.
-    fn check_batch_first(
+    /// Where the batch comes first, the tensors are bound as a whole: the steps of a chunk lie all over them. That of
+    /// the input, or its gradient, has elements of a type of its own.
+    pub(super) fn check_batch_first(
         &self,
         capabilities: &Capabilities,
         shape: RecurrentShape,
+        element: ElementType,
     ) -> Result<(), Error> {
         let tokens = u64::from(shape.seq_len) * u64::from(shape.batch);
         let width = u64::from(self.direction.count()) * u64::from(self.state_size());
-        let input = u64::from(self.input_size) * self.element.size();
+        let input = u64::from(self.input_size) * element.size();
         let needed = tokens.saturating_mul(input.max(4 * width));
         // 256 for an aligned start
         let allowed = capabilities
@@ -195,19 +197,6 @@ impl RecurrentConfig {
         {
             let expected = format!("1 to hidden_size = {}", self.hidden_size);
             return Err(Error::shape("proj_size", size, expected));
-        }
-        let halves = [self.element, self.weights] != [ElementType::F32; 2];
-        if self.batch_first && self.gradients {
-            return Err(Error::Operand {
-                name: "batch_first",
-                problem: "gradients are of tensors whose time comes first",
-            });
-        }
-        if halves && self.gradients {
-            return Err(Error::Operand {
-                name: "element",
-                problem: "gradients are of f32 inputs and weights",
-            });
         }
         if self.checkpoint_every == Some(0) {
             return Err(Error::shape("checkpoint_every", 0, "at least 1 step"));

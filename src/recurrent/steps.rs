@@ -8,9 +8,9 @@ use super::plan::Scratch;
 use super::reserve::Reserve;
 use super::tile::Tile;
 use super::{Direction, Given, RecurrentConfig, RecurrentShape, Tier};
-use crate::gemm::{GemmConfig, GemmShape, Part, Product};
+use crate::gemm::{Folded, GemmConfig, GemmShape, Part, Product};
 use crate::kernel::{Dispatch, MAX_STEPS, Operand, fold_grid, params};
-use crate::{Capabilities, ElementType, Variant};
+use crate::{Capabilities, Variant};
 
 /// The most multiply-adds of one resident workgroup in one dispatch, some tenths of a second of a slow GPU:
 /// drivers reset a device that does not answer for two seconds.
@@ -247,32 +247,20 @@ impl Planner<'_> {
         let output = place.start + self.scratch.gates + u64::from(direction) * gates_len;
         let gemm = GemmConfig {
             bias: true,
-            a_element: match layer {
-                0 => config.element,
-                _ => ElementType::F32,
-            },
+            a_element: config.layer_element(layer),
             ..Default::default()
         };
         let times = self.times(direction, chunk);
-        let rows_first = config.batch_first && layer == 0;
-        let shape = GemmShape {
-            output_stride: self.row_len(),
-            ..GemmShape::new(&gemm, rows, gate_rows, input_size)
-        };
+        let tokens = self.tokens(&times, input_size, config.reads_rows_first(layer));
         let product = Product {
             config: gemm,
-            shape: match rows_first {
-                true => GemmShape {
-                    a_stride: self.shape.seq_len * input_size,
-                    ..shape
-                },
-                false => shape,
+            shape: GemmShape {
+                a_stride: tokens.stride,
+                output_stride: self.row_len(),
+                ..GemmShape::new(&gemm, rows, gate_rows, input_size)
             },
-            fold: rows_first.then_some([self.shape.batch, input_size]),
-            a: match rows_first {
-                true => ("input", self.of_all_rows(&times, input_size.into())),
-                false => self.layer_input(layer, times),
-            },
+            fold: tokens.fold.map(|fold| (Folded::A, fold)),
+            a: self.layer_input(layer, times),
             b: ("weights", weight_ih..weight_ih + weight_len),
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
             output: (workspace, output..output + gates_len),
@@ -302,14 +290,10 @@ impl Planner<'_> {
             false => Operand::Unused,
         };
         let times = self.touched(&directions, &steps);
-        let (name, mut elements) = match self.again {
+        let (name, elements) = match self.again {
             Some(again) => self.output_again(again, &directions, chunk, &times),
             None => self.layer_output(layer, times.clone()),
         };
-        if self.rows_first(layer) {
-            let width = self.output_token() / u64::from(self.shape.batch);
-            elements = self.of_all_rows(&times, width);
-        }
         let (output, output_first) = match elements.is_empty() {
             true => (Operand::Unused, 0),
             false => Operand::elements(name, elements),
@@ -364,6 +348,8 @@ impl Planner<'_> {
         let num_groups = u64::from(unit_tiles) * u64::from(batch_tiles) * directions.len() as u64;
         let rows = chunk.len() as u64 * u64::from(batch);
         let gates_direction = rows * u64::from(self.row_len());
+        let rows_first = self.again.is_none() && config.puts_rows_first(layer);
+        let [output_time_stride, output_row_stride] = self.strides(rows_first);
         Params {
             hidden_size: config.hidden_size,
             state_size: config.state_size(),
@@ -394,8 +380,8 @@ impl Planner<'_> {
                 true => 1,
                 false => SPIN_BOUND,
             }),
-            output_time_stride: if self.rows_first(layer) { 1 } else { batch },
-            output_row_stride: if self.rows_first(layer) { seq_len } else { 1 },
+            output_time_stride,
+            output_row_stride,
             ..Default::default()
         }
     }

@@ -225,13 +225,15 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                     .into_iter()
                     .map(|pack| (Variant::Portable, pack)),
             );
+            let half = ElementType::ALL[1 + hidden_size as usize % 2];
             let halves = RecurrentConfig {
-                weights: ElementType::ALL[1 + hidden_size as usize % 2],
-                gradients: false,
+                element: half,
+                weights: half,
+                batch_first: true,
                 ..config
             };
-            let halves = halves.pack_dispatches().into_iter();
-            all.extend(halves.map(|pack| (Variant::Portable, pack)));
+            let packs = halves.pack_dispatches().into_iter();
+            all.extend(packs.map(|pack| (Variant::Portable, pack)));
             for batch in [1, 3, 16] {
                 let persistent = RecurrentConfig {
                     batch_first: true,
@@ -246,6 +248,27 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                 };
                 let given = Given::default();
                 all.extend(launches(persistent.plan(device, shape, given).unwrap()));
+                for (lengths, checkpoint_every) in [(false, None), (true, Some(2))] {
+                    let halves = RecurrentConfig {
+                        checkpoint_every,
+                        ..halves
+                    };
+                    let given = Given {
+                        lengths,
+                        reserve: true,
+                        ..Default::default()
+                    };
+                    all.extend(launches(halves.plan(device, shape, given).unwrap()));
+                    let given = RecurrentBackwardGiven {
+                        lengths,
+                        grad_output: true,
+                        grad_input: true,
+                        parameters: true,
+                        ..Default::default()
+                    };
+                    let plan = halves.plan_backward(device, shape, given);
+                    all.extend(launches(plan.unwrap()));
+                }
                 for tier in config.tiers(device, batch) {
                     for variant in config.variants(device) {
                         let (tier, variant) = (Some(tier), Some(variant));

@@ -252,12 +252,7 @@ fn run_with(
 ) -> Results {
     let op = Recurrent::new(gpu.context(), config).unwrap();
     let packed = pack(gpu, &op, inputs);
-    let [time, batch] = [case.seq_len, case.batch].map(|len| len as usize);
-    let input = match case.batch_first {
-        true => swapped(&inputs.input, time, batch),
-        false => inputs.input.clone(),
-    };
-    let input = config.element.words(&input);
+    let input = config.element.words(&placed(case, &inputs.input));
     let input = gpu.upload("input", &input).unwrap();
     let h_0 = gpu.upload("h_0", &inputs.h_0).unwrap();
     let c_0 = gpu.upload("c_0", &inputs.c_0).unwrap();
@@ -305,9 +300,7 @@ fn run_with(
         scratch.read(gpu);
         reserve.read(gpu);
         let mut results: Results = outputs.iter().map(|output| output.read(gpu)).collect();
-        if case.batch_first {
-            results[0] = swapped(&results[0], batch, time);
-        }
+        results[0] = fetched(case, &results[0]);
         results
     };
     let [first, second] = [once(), once()];
@@ -315,6 +308,22 @@ fn run_with(
         assert_eq!(bits(first), bits(second), "two runs");
     }
     first
+}
+
+/// `[seq_len, batch, width]` as the device has it.
+pub fn placed(case: &Case, values: &[f32]) -> Vec<f32> {
+    match case.batch_first {
+        true => swapped(values, case.seq_len as usize, case.batch as usize),
+        false => values.to_vec(),
+    }
+}
+
+/// What the device has as `[seq_len, batch, width]`.
+pub fn fetched(case: &Case, values: &[f32]) -> Vec<f32> {
+    match case.batch_first {
+        true => swapped(values, case.batch as usize, case.seq_len as usize),
+        false => values.to_vec(),
+    }
 }
 
 /// `[a, b, width]` as `[b, a, width]`.

@@ -10,7 +10,7 @@ use gatefold::{
     RecurrentConfig, RecurrentGradients,
 };
 
-use super::recurrent::{Case, Inputs, pack};
+use super::recurrent::{Case, Inputs, fetched, pack, placed};
 use super::{Output, Random, bits, gpu, guises};
 
 /// Which gradients arrive.
@@ -127,7 +127,8 @@ pub fn run(
     let op = Recurrent::new(gpu.context(), config).unwrap();
     let packed = pack(gpu, &op, inputs);
     let upload = |name: &str, values: &[f32]| gpu.upload(name, values).unwrap();
-    let input = upload("input", &inputs.input);
+    let input = config.element.words(&placed(case, &inputs.input));
+    let input = gpu.upload("input", &input).unwrap();
     let (h_0, c_0) = (upload("h_0", &inputs.h_0), upload("c_0", &inputs.c_0));
     let lengths = gpu.upload("lengths", case.lengths.unwrap_or(&[0])).unwrap();
     let is_lstm = case.cell.has_cell_state();
@@ -206,7 +207,7 @@ pub fn run(
             }
         })
         .collect();
-    let grad_output = upload("grad_output", &upstreams.output);
+    let grad_output = upload("grad_output", &placed(case, &upstreams.output));
     let (grad_h_n, grad_c_n) = (
         upload("grad_h_n", &upstreams.h_n),
         upload("grad_c_n", &upstreams.c_n),
@@ -257,6 +258,7 @@ pub fn run(
         assert_eq!(bits(&first), bits(&second), "{name}: two runs");
         results.push((name.clone(), shape.clone(), first));
     }
+    results[0].2 = fetched(case, &results[0].2);
     results
 }
 

@@ -63,22 +63,42 @@ struct Recurrent {
     batch_first: bool,
 }
 
-/// An output as the device has it and as it is handed out: with its axes in another order.
+/// An output, with its time first, and the order of the axes in which it is handed out.
 struct Wanted {
-    name: &'static str,
+    name: String,
     shape: Vec<usize>,
     order: &'static [usize],
 }
 
 impl Wanted {
+    const AXES: [usize; 4] = [0, 1, 2, 3];
+
+    /// Handed out as it is.
+    fn plain(name: impl Into<String>, shape: &[usize]) -> Self {
+        Self {
+            name: name.into(),
+            shape: shape.to_vec(),
+            order: &Self::AXES[..shape.len()],
+        }
+    }
+
+    /// The shape in which it is handed out.
+    fn handed_shape(&self) -> Vec<usize> {
+        self.order.iter().map(|&axis| self.shape[axis]).collect()
+    }
+
     /// As the device has it if that is how it is handed out.
     fn in_place(&self) -> Self {
-        const AXES: [usize; 4] = [0, 1, 2, 3];
-        Self {
-            name: self.name,
-            shape: self.order.iter().map(|&axis| self.shape[axis]).collect(),
-            order: &AXES[..self.order.len()],
+        Self::plain(self.name.clone(), &self.handed_shape())
+    }
+
+    /// What is handed out, with its time first again.
+    fn undone(&self, handed: &Tensor) -> Tensor {
+        let mut back = vec![0; self.order.len()];
+        for (i, &axis) in self.order.iter().enumerate() {
+            back[axis] = i;
         }
+        handed.permuted(&back)
     }
 }
 
@@ -94,19 +114,17 @@ pub fn from_tensors(
         Format::Onnx => onnx::problem(op, common, options, tensors)?,
         Format::Keras => keras::problem(op, common, options, tensors)?,
     };
-    if !common.grad {
-        // as the file has them; gradients are of f32
-        let input = match options.format {
-            Format::Onnx => "X",
-            _ => "input",
-        };
-        problem.config.element = get(tensors, input)?.element;
-        // in place, where the tensors can be bound as a whole
-        problem.config.batch_first = problem.batch_first;
-        if problem.plan(&Capabilities::floor(), None).is_err() {
-            problem.config.batch_first = false;
-        }
-        problem.config.weights = weights_element(tensors, input);
+    // as the file has them
+    let input = match options.format {
+        Format::Onnx => "X",
+        _ => "input",
+    };
+    problem.config.element = get(tensors, input)?.element;
+    problem.config.weights = weights_element(tensors, input);
+    // in place, where the tensors can be bound as a whole
+    problem.config.batch_first = problem.batch_first;
+    if problem.plan(&Capabilities::floor(), None).is_err() {
+        problem.config.batch_first = false;
     }
     problem.possible()?;
     Ok(Box::new(problem))
@@ -125,6 +143,7 @@ fn weights_element(tensors: &Tensors, input: &str) -> ElementType {
     let mut elements = tensors
         .iter()
         .filter(|(name, _)| *name != input && !others.contains(&name.as_str()))
+        .filter(|(name, _)| !name.starts_with("grad_"))
         .map(|(_, tensor)| tensor.element);
     let first = elements.next().unwrap_or_default();
     match elements.all(|element| element == first) {
@@ -196,6 +215,30 @@ impl Recurrent {
         }
     }
 
+    /// A tensor as the device reads it: as it is given, under one of these names, or with its time first.
+    fn placed<'a>(
+        &self,
+        inputs: &'a Tensors,
+        names: &[&str],
+        time_first: Option<&'a [f32]>,
+    ) -> Option<&'a [f32]> {
+        match self.config.batch_first {
+            true => names.iter().find_map(|name| floats(inputs, name).ok()),
+            false => time_first,
+        }
+    }
+
+    /// Buffers for what is wanted, of which the first has a time, and a batch that may be in front of it.
+    fn outputs(&self, gpu: &Gpu, mut wanted: Vec<Wanted>) -> Result<Vec<Output>> {
+        if self.config.batch_first {
+            wanted[0] = wanted[0].in_place();
+        }
+        wanted
+            .into_iter()
+            .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
+            .collect()
+    }
+
     /// `output`, `h_n` and, of an LSTM, `c_n`, under the format's names.
     fn forward_outputs(&self) -> Vec<Wanted> {
         let p = self.reference();
@@ -213,10 +256,9 @@ impl Recurrent {
             (Format::Onnx, true) => &[1, 0, 2],
             _ => &[0, 1, 2],
         };
-        let wanted = |name, shape: &[usize], order| Wanted {
-            name,
-            shape: shape.to_vec(),
+        let wanted = |name: &str, shape: &[usize], order| Wanted {
             order,
+            ..Wanted::plain(name, shape)
         };
         let [output_name, h_n, c_n] = names;
         let mut all = vec![
@@ -265,6 +307,7 @@ impl Problem for Recurrent {
         let coupled = (config.cell == Cell::LstmCoupled).then(|| "--input-forget".to_owned());
         let before = config.cell == Cell::GruResetBefore;
         let before = before.then(|| "--linear-before-reset=0".to_owned());
+        let batch_first = self.batch_first.then(|| "--batch-first".to_owned());
         let clip = config.clip.map(|clip| format!("--clip={clip}"));
         let tier = config.tier.map(|tier| format!("--tier={}", tier.name()));
         let dropout = config.dropout;
@@ -274,10 +317,18 @@ impl Problem for Recurrent {
         let every = config
             .checkpoint_every
             .map(|every| format!("--checkpoint-every={every}"));
-        [relu, coupled, before, dropout, clip, tier, grad, every]
-            .into_iter()
-            .flatten()
-            .collect()
+        let all = [
+            relu,
+            coupled,
+            before,
+            batch_first,
+            dropout,
+            clip,
+            tier,
+            grad,
+            every,
+        ];
+        all.into_iter().flatten().collect()
     }
 
     fn steps(&self) -> Option<u64> {
@@ -331,12 +382,9 @@ impl Problem for Recurrent {
         let op = Operation::new(gpu.context(), self.forced(variant))?;
         let call = self.call(inputs)?;
         let packed = pack(gpu, &op, &call)?;
-        let input = match (self.config.batch_first, self.format) {
-            (true, Format::Onnx) => floats(inputs, "X")?,
-            (true, _) => floats(inputs, "input")?,
-            (false, _) => &call.input,
-        };
-        let input = gpu.upload("input", &self.config.element.words(input))?;
+        let input = self.placed(inputs, &["input", "X"], Some(&call.input));
+        let input = self.config.element.words(input.unwrap_or_default());
+        let input = gpu.upload("input", &input)?;
         let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
         let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
         let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
@@ -350,14 +398,7 @@ impl Problem for Recurrent {
             true => Some(poisoned("reserve", op.reserve_size(self.shape)?)?),
             false => None,
         };
-        let mut wanted = self.forward_outputs();
-        if self.config.batch_first {
-            wanted[0] = wanted[0].in_place();
-        }
-        let mut outputs: Vec<Output> = wanted
-            .iter()
-            .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
-            .collect::<Result<_>>()?;
+        let mut outputs = self.outputs(gpu, self.forward_outputs())?;
         let buffers = RecurrentBuffers {
             h_0: h_0.as_ref().map(|buffer| buffer.slice(..)),
             c_0: c_0.as_ref().map(|buffer| buffer.slice(..)),
@@ -376,15 +417,13 @@ impl Problem for Recurrent {
         let Some(reserve) = reserve else {
             return Ok(Launch::new(plan, bounds, outputs));
         };
-        let gradients: Vec<Output> = gradients::wanted(self)
-            .iter()
-            .map(|(name, shape)| Output::new(gpu, name.clone(), shape))
-            .collect::<Result<_>>()?;
-        let upload = |name, at: usize| upload(gpu, name, call.upstream[at].as_deref());
+        let gradients = self.outputs(gpu, gradients::wanted(self))?;
+        let [grad_output, grad_h_n, grad_c_n] = call.upstream.each_ref().map(Option::as_deref);
+        let names = gradients::arriving_names(self.format)[0];
         let arriving = [
-            upload("grad_output", 0)?,
-            upload("grad_h_n", 1)?,
-            upload("grad_c_n", 2)?,
+            upload(gpu, "grad_output", self.placed(inputs, names, grad_output))?,
+            upload(gpu, "grad_h_n", grad_h_n)?,
+            upload(gpu, "grad_c_n", grad_c_n)?,
         ];
         let [grad_output, grad_h_n, grad_c_n] = arriving.each_ref().map(Option::as_ref);
         let mut slices = gradients.iter().map(Output::slice);
@@ -435,7 +474,7 @@ impl Problem for Recurrent {
         let mut tensors: Tensors = tensors
             .map(|(wanted, values)| {
                 let tensor = Tensor::f64(&wanted.shape, values).permuted(wanted.order);
-                (wanted.name.to_owned(), tensor)
+                (wanted.name, tensor)
             })
             .collect();
         if !self.grad {
@@ -443,8 +482,9 @@ impl Problem for Recurrent {
         }
         let [gradients, _] = call.gradients::<f64>(&self.reference());
         let values = gradients::flat(self, gradients);
-        for ((name, shape), values) in gradients::wanted(self).into_iter().zip(values) {
-            tensors.insert(name, Tensor::f64(&shape, values));
+        for (wanted, values) in gradients::wanted(self).into_iter().zip(values) {
+            let tensor = Tensor::f64(&wanted.shape, values).permuted(wanted.order);
+            tensors.insert(wanted.name, tensor);
         }
         gradients::of_format(self, tensors)
     }

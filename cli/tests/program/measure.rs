@@ -72,6 +72,26 @@ fn bench_times_a_recurrence_per_step() {
 }
 
 #[test]
+fn bench_times_gradients_of_halves_with_the_batch_first() {
+    if !has_adapter() {
+        return;
+    }
+    // of many rows only a sample is checked
+    for (dtype, batch) in [("f16", 2), ("bf16", 24)] {
+        let args = format!(
+            "bench lstm --batch {batch} --seq-len 300 --input-size 64 --hidden-size 64 --dtype {dtype} \
+             --batch-first --grad --seconds 0.05 -o json"
+        );
+        let done = gatefold(&args.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+        let document: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let row = &document["rows"][0];
+        assert_eq!(row["dtype"], dtype);
+        assert!((0.0..3e-4).contains(&row["error"].as_f64().unwrap()));
+    }
+}
+
+#[test]
 fn bench_refuses_what_it_cannot_measure() {
     for (args, says) in [
         ("--dtype f64", "expected f32, f16 or bf16"),

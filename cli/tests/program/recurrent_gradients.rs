@@ -1,5 +1,7 @@
 //! `run rnn|lstm|gru --grad`: known answers, the same in every format, and mistakes.
 
+use safetensors::tensor::Dtype;
+
 use super::recurrent::{KERAS, ONNX, are_known, f32s, gates, known, onnx, permuted, run};
 use super::{Folder, Tensor, Tensors, floats, has_adapter, text};
 
@@ -124,6 +126,10 @@ fn gradients_of_other_formats_are_the_same() {
             &tensors,
             &["--format", "keras", "--grad", "--reference"],
         );
+        if has_adapter() {
+            let on_device = run(op, &tensors, &["--format", "keras", "--grad"]);
+            are_known(&on_device, &got, 1e-5, op);
+        }
         assert_eq!(got["grad_bias"].shape, shape, "{op}");
         assert_eq!(got["grad_input"].shape, tensors["input"].shape, "{op}");
         if op == "gru" {
@@ -134,6 +140,137 @@ fn gradients_of_other_formats_are_the_same() {
                 kernel(&run("gru", &inputs, &["--grad", "--reference"])["grad_weight_hh_l0"]);
             assert_eq!(got["grad_recurrent_kernel"].bytes, kernel.bytes, "{op}");
         }
+    }
+}
+
+/// `--reference`, and nothing where there is a device.
+fn devices() -> Vec<&'static [&'static str]> {
+    let mut devices: Vec<&[&str]> = vec![&["--reference"]];
+    if has_adapter() {
+        devices.push(&[]);
+    }
+    devices
+}
+
+#[test]
+fn batch_first_swaps_the_axes_of_gradients() {
+    for device in devices() {
+        for (op, case) in [("lstm", "lengths"), ("rnn", "two_layers_bidirectional")] {
+            let (mut inputs, _) = gradients(op, case);
+            let want = run(op, &inputs, &[device, &["--grad"]].concat());
+            for name in ["input", "grad_output"] {
+                if let Some(tensor) = inputs.get_mut(name) {
+                    *tensor = permuted(tensor, [1, 0, 2]);
+                }
+            }
+            let mut got = run(
+                op,
+                &inputs,
+                &[device, &["--grad", "--batch-first"]].concat(),
+            );
+            for name in ["output", "grad_input"] {
+                let swapped = want[name].shape.clone();
+                assert_eq!(got[name].shape, [swapped[1], swapped[0], swapped[2]]);
+                let values = permuted(&got[name], [1, 0, 2]);
+                let same = permuted(&want[name], [0, 1, 2]);
+                assert_eq!(values.bytes, same.bytes, "{op} {case} {name}");
+                got.remove(name);
+            }
+            for (name, tensor) in got {
+                assert_eq!(tensor.bytes, want[&name].bytes, "{op} {case} {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn onnx_gradients_in_layout_1() {
+    for device in devices() {
+        let (inputs, _) = gradients("lstm", "plain");
+        let [steps, batch, _] = inputs["input"].shape[..] else {
+            panic!("input");
+        };
+        let hidden = inputs["weight_hh_l0"].shape[1];
+        let mut tensors = onnx("lstm", &inputs, &[""]);
+        tensors.insert("grad_Y_h".into(), inputs["grad_h_n"].clone());
+        let flags = [device, &["--format", "onnx", "--grad"]].concat();
+        let with = |tensors: &Tensors, shape: Vec<usize>, output: &Tensor| {
+            let output = Tensor {
+                shape,
+                ..output.clone()
+            };
+            Tensors::from_iter(
+                tensors
+                    .clone()
+                    .into_iter()
+                    .chain([("grad_Y".into(), output)]),
+            )
+        };
+        let output = &inputs["grad_output"];
+        let straight = with(&tensors, vec![steps, 1, batch, hidden], output);
+        let want = run("lstm", &straight, &flags);
+        for name in ["X", "initial_h", "initial_c", "grad_Y_h"] {
+            let swapped = permuted(&tensors[name], [1, 0, 2]);
+            tensors.insert(name.into(), swapped);
+        }
+        let output = permuted(output, [1, 0, 2]);
+        let crossed = with(&tensors, vec![batch, steps, 1, hidden], &output);
+        let got = run("lstm", &crossed, &[&flags[..], &["--batch-first"]].concat());
+        for name in ["grad_X", "grad_initial_h", "grad_initial_c"] {
+            let values = permuted(&got[name], [1, 0, 2]);
+            let same = permuted(&want[name], [0, 1, 2]);
+            assert_eq!(values.bytes, same.bytes, "{name}");
+        }
+        for name in ["grad_W", "grad_R", "grad_B"] {
+            assert_eq!(got[name].bytes, want[name].bytes, "{name}");
+        }
+    }
+}
+
+#[test]
+fn gradients_of_halves_are_f32() {
+    if !has_adapter() {
+        return;
+    }
+    for (op, input, weights, flags) in [
+        ("lstm", Dtype::F16, Dtype::F16, &["--grad"][..]),
+        ("gru", Dtype::BF16, Dtype::F32, &["--grad"]),
+        (
+            "rnn",
+            Dtype::F32,
+            Dtype::BF16,
+            &["--grad", "--checkpoint-every", "2"],
+        ),
+    ] {
+        let (mut inputs, _) = gradients(op, "plain");
+        for (name, tensor) in &mut inputs {
+            match name.as_str() {
+                "input" => *tensor = stored(tensor, input),
+                name if name.starts_with("weight") || name.starts_with("bias") => {
+                    *tensor = stored(tensor, weights);
+                }
+                _ => {}
+            }
+        }
+        let got = run(op, &inputs, flags);
+        let want = run(op, &inputs, &[flags, &["--reference"]].concat());
+        let is_f32 = |tensor: &Tensor| tensor.dtype == Dtype::F32;
+        assert!(got.values().all(is_f32), "{op}");
+        are_known(&got, &want, 1e-5, op);
+    }
+}
+
+/// The values of a tensor, rounded to another type.
+fn stored(tensor: &Tensor, dtype: Dtype) -> Tensor {
+    let bytes = floats(tensor).into_iter().flat_map(|value| match dtype {
+        Dtype::F16 => half::f16::from_f64(value).to_le_bytes().to_vec(),
+        Dtype::BF16 => half::bf16::from_f64(value).to_le_bytes().to_vec(),
+        _ => (value as f32).to_le_bytes().to_vec(),
+    });
+    Tensor {
+        dtype,
+        shape: tensor.shape.clone(),
+        bytes: bytes.collect(),
     }
 }
 

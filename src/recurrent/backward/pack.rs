@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::ElementType;
 use crate::kernel::{Access, COMMON, Constant, Dispatch, Kernel, Operand, fold_grid, params};
 use crate::recurrent::RecurrentConfig;
 use crate::recurrent::pack::PART;
@@ -20,24 +21,27 @@ params! {
     }
 }
 
-const KERNEL: Kernel = Kernel {
-    name: "recurrent_backward_pack",
-    enables: &[],
-    parts: Cow::Borrowed(&[
-        COMMON,
-        include_str!("../../../shaders/recurrent_backward_pack.wgsl"),
-    ]),
-    params: Params::FIELDS,
-    storage: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-    ],
-    stepped: false,
-};
+fn kernel(element: ElementType) -> Kernel {
+    Kernel {
+        name: "recurrent_backward_pack",
+        enables: &[],
+        parts: Cow::Owned(vec![
+            COMMON,
+            element.part(),
+            include_str!("../../../shaders/recurrent_backward_pack.wgsl"),
+        ]),
+        params: Params::FIELDS,
+        storage: &[
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Read,
+            Access::Write,
+        ],
+        stepped: false,
+    }
+}
 
 /// Where the parts of one direction's weights lie, in elements from its start.
 #[derive(Debug, Clone, Copy)]
@@ -104,11 +108,11 @@ impl RecurrentConfig {
             has_bias: has_bias.into(),
         };
         let optional = |name, given: bool, elements: u64| match given {
-            true => Operand::whole(name, 4 * elements),
+            true => Operand::typed(name, 0..elements, self.weights).0,
             false => Operand::Unused,
         };
         Dispatch {
-            kernel: KERNEL,
+            kernel: kernel(self.weights),
             constants: vec![
                 ("NUM_GATES", Constant::U32(self.cell.num_gates())),
                 ("NUM_UNIT_WEIGHTS", Constant::U32(self.num_unit_weights())),
@@ -117,8 +121,8 @@ impl RecurrentConfig {
             ],
             params: bytemuck::bytes_of(&params).to_vec(),
             operands: vec![
-                Operand::whole("weight_ih", 4 * gate_rows * u64::from(input_size)),
-                Operand::whole("weight_hh", 4 * gate_rows * u64::from(self.state_size())),
+                optional("weight_ih", true, gate_rows * u64::from(input_size)),
+                optional("weight_hh", true, gate_rows * u64::from(self.state_size())),
                 optional("bias_hh", has_bias, gate_rows),
                 optional("peephole", self.peephole, 3 * u64::from(self.hidden_size)),
                 optional(

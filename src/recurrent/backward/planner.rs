@@ -111,7 +111,7 @@ impl Planner<'_> {
         }
         self.copy(at, [Some(carry_h), carry_c], [first_h, first_c], out);
         if layer > 0 && self.config.has_dropout() {
-            let token = self.output_elements(&(0..1)).end;
+            let token = self.forward.output_token();
             for times in pieces(0..seq_len, self.times_each(width)) {
                 let (seed, first) = (self.shape.seed, u64::from(times.start) * token);
                 let put_out = self.output_gradient(layer - 1, &times);
@@ -225,16 +225,11 @@ impl Planner<'_> {
         }
     }
 
-    /// The elements of some times of a layer's output.
-    pub(super) fn output_elements(&self, times: &Range<u32>) -> Range<u64> {
-        let width = self.config.direction.count() * self.config.state_size();
-        let token = u64::from(self.shape.batch) * u64::from(width);
-        u64::from(times.start) * token..u64::from(times.end) * token
-    }
-
     /// The gradient of what a layer put out, at some times; an empty name if there is none.
     pub(super) fn output_gradient(&self, layer: u32, times: &Range<u32>) -> Part {
-        let own = self.output_elements(times);
+        let width = self.forward.output_width();
+        let rows_first = self.config.puts_rows_first(layer);
+        let own = self.forward.tokens(times, width, rows_first).elements;
         if layer + 1 < self.config.num_layers {
             let start = self.scratch.put_out(self.config, layer);
             return ("scratch", start + own.start..start + own.end);
@@ -249,13 +244,12 @@ impl Planner<'_> {
     /// if nobody wants it.
     pub(super) fn input_gradient(&self, layer: u32, times: Range<u32>) -> (Part, u32) {
         let width = self.config.layer_input_size(layer);
+        let rows_first = self.config.reads_rows_first(layer);
+        let own = self.forward.tokens(&times, width, rows_first).elements;
         if layer > 0 {
-            let own = self.output_elements(&times);
             let start = self.scratch.read(self.config, layer - 1);
             return (("scratch", start + own.start..start + own.end), width);
         }
-        let token = u64::from(self.shape.batch) * u64::from(width);
-        let own = u64::from(times.start) * token..u64::from(times.end) * token;
         match self.given.grad_input {
             true => (("grad_input", own), width),
             false => (("", own), width),

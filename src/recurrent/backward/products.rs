@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::planner::{Numbered, Piece, Planner};
 use super::sums::NormParams;
-use crate::gemm::{GemmConfig, GemmShape, Part, Product};
+use crate::ElementType;
+use crate::gemm::{Folded, GemmConfig, GemmShape, Part, Product};
 use crate::kernel::{Access, COMMON, Dispatch, Kernel, Operand, fold_grid, params};
 use crate::recurrent::Cell;
 
@@ -15,22 +16,27 @@ params! {
         batch: u32,
         width: u32,
         first_time: u32,
+        time_stride: u32,
+        row_stride: u32,
         input_first: u32,
         output_first: u32,
     }
 }
 
-const MASK: Kernel = Kernel {
-    name: "recurrent_backward_mask",
-    enables: &[],
-    parts: Cow::Borrowed(&[
-        COMMON,
-        include_str!("../../../shaders/recurrent_backward_mask.wgsl"),
-    ]),
-    params: MaskParams::FIELDS,
-    storage: &[Access::Read, Access::Read, Access::Write],
-    stepped: false,
-};
+fn mask(element: ElementType) -> Kernel {
+    Kernel {
+        name: "recurrent_backward_mask",
+        enables: &[],
+        parts: Cow::Owned(vec![
+            COMMON,
+            element.part(),
+            include_str!("../../../shaders/recurrent_backward_mask.wgsl"),
+        ]),
+        params: MaskParams::FIELDS,
+        storage: &[Access::Read, Access::Read, Access::Write],
+        stepped: false,
+    }
+}
 
 impl Planner<'_> {
     /// What the gradients of a piece's gates give outside of the loop, of one direction.
@@ -40,14 +46,10 @@ impl Planner<'_> {
         let (hidden, state) = (config.hidden_size, config.state_size());
         let gate_rows = config.cell.num_gates() * hidden;
         let times = self.times(direction, &piece.steps);
-        let (_, rows_first) = self.rows(piece, direction);
+        let (_, grads_first) = self.rows(piece, direction);
         let row_len = config.grads_len(config.kept(&self.given));
         let tokens = piece.steps.len() as u32 * self.shape.batch;
-        let grads = Matrix {
-            name: "scratch",
-            first: rows_first,
-            row_len,
-        };
+        let grads = Matrix::new("scratch", grads_first, row_len);
         let accumulate = !piece.first;
         if self.given.parameters {
             let input = self.layer_input(piece.layer, &times, at, out);
@@ -101,10 +103,13 @@ impl Planner<'_> {
                 accumulate: config.direction.count() == 2 && (direction == 1 || !piece.only),
                 ..Default::default()
             };
+            let rows_first = config.reads_rows_first(piece.layer);
+            let vectors = self.forward.tokens(&times, width, rows_first);
             let product = Product {
                 config: gemm,
                 shape: GemmShape {
                     a_stride: row_len,
+                    output_stride: vectors.stride,
                     ..GemmShape::new(&gemm, tokens, width, gate_rows)
                 },
                 a: grads.part(tokens, gate_rows),
@@ -113,7 +118,7 @@ impl Planner<'_> {
                     start..start + u64::from(gate_rows) * u64::from(width),
                 ),
                 bias: None,
-                fold: None,
+                fold: vectors.fold.map(|fold| (Folded::Output, fold)),
                 output: into,
             };
             out.push((at, product.dispatch(self.capabilities, self.variant)));
@@ -143,11 +148,8 @@ impl Planner<'_> {
         };
         let row = u64::from(direction) * chunk_rows + u64::from(within) * batch;
         let (name, chunk) = self.workspace(piece);
-        Matrix {
-            name,
-            first: chunk + self.forward.scratch.gates + row * u64::from(row_len),
-            row_len,
-        }
+        let first = chunk + self.forward.scratch.gates + row * u64::from(row_len);
+        Matrix::new(name, first, row_len)
     }
 
     /// What a layer has read at some times, without what lies past the end of a sequence.
@@ -160,12 +162,14 @@ impl Planner<'_> {
     ) -> Matrix {
         let batch = self.shape.batch;
         let width = self.config.layer_input_size(layer);
-        let token = u64::from(batch) * u64::from(width);
-        let first = u64::from(times.start) * token;
-        let (name, first) = match layer {
+        let element = self.config.layer_element(layer);
+        let rows_first = self.config.reads_rows_first(layer);
+        let tokens = self.forward.tokens(times, width, rows_first);
+        match layer {
             0 if self.given.lengths => {
-                let len = times.len() as u64 * token;
-                let (input, input_first) = Operand::elements("input", first..first + len);
+                let len = times.len() as u64 * u64::from(batch) * u64::from(width);
+                let (input, input_first) = Operand::typed("input", tokens.elements, element);
+                let [time_stride, row_stride] = self.forward.strides(rows_first);
                 let masked = self.scratch.masked;
                 let (output, output_first) = Operand::elements("scratch", masked..masked + len);
                 let params = MaskParams {
@@ -173,12 +177,14 @@ impl Planner<'_> {
                     batch,
                     width,
                     first_time: times.start,
+                    time_stride,
+                    row_stride,
                     input_first,
                     output_first,
                 };
                 let lengths = Operand::whole("lengths", 4 * u64::from(batch));
                 let dispatch = Dispatch {
-                    kernel: MASK,
+                    kernel: mask(element),
                     constants: vec![],
                     params: bytemuck::bytes_of(&params).to_vec(),
                     operands: vec![input, lengths, output],
@@ -186,16 +192,19 @@ impl Planner<'_> {
                     steps: 1,
                 };
                 out.push((at, dispatch));
-                ("scratch", masked)
+                Matrix::new("scratch", masked, width)
             }
-            0 => ("input", first),
+            0 => Matrix {
+                row_len: tokens.stride,
+                element,
+                fold: tokens.fold,
+                ..Matrix::new("input", tokens.elements.start, width)
+            },
             // zeros past the end
-            _ => ("reserve", self.reserve.layer_output(layer - 1) + first),
-        };
-        Matrix {
-            name,
-            first,
-            row_len: width,
+            _ => {
+                let first = self.reserve.layer_output(layer - 1) + tokens.elements.start;
+                Matrix::new("reserve", first, width)
+            }
         }
     }
 
@@ -210,6 +219,7 @@ impl Planner<'_> {
         let gemm = GemmConfig {
             transpose_a: true,
             accumulate,
+            b_element: b.element,
             ..Default::default()
         };
         let first = u64::from(first);
@@ -223,7 +233,7 @@ impl Planner<'_> {
             a: a.part(tokens, rows),
             b: b.part(tokens, columns),
             bias: None,
-            fold: None,
+            fold: b.fold.map(|fold| (Folded::B, fold)),
             output: (name, first..first + u64::from(rows) * u64::from(columns)),
         };
         product.dispatch(self.capabilities, self.variant)
@@ -235,10 +245,24 @@ impl Planner<'_> {
 pub(super) struct Matrix {
     pub name: &'static str,
     pub first: u64,
+    /// from one row to the next
     pub row_len: u32,
+    element: ElementType,
+    /// of rows that lie in runs, how many a run has, and how far it is from the next
+    fold: Option<[u32; 2]>,
 }
 
 impl Matrix {
+    fn new(name: &'static str, first: u64, row_len: u32) -> Self {
+        Self {
+            name,
+            first,
+            row_len,
+            element: ElementType::F32,
+            fold: None,
+        }
+    }
+
     /// The columns from one on.
     pub fn column(self, column: u32) -> Self {
         Self {
@@ -249,7 +273,9 @@ impl Matrix {
 
     /// The elements that some rows and columns span.
     pub fn part(self, rows: u32, columns: u32) -> Part {
-        let before = u64::from(rows.saturating_sub(1)) * u64::from(self.row_len);
+        let last = u64::from(rows.saturating_sub(1));
+        let [inner, outer] = self.fold.unwrap_or([u32::MAX, 0]).map(u64::from);
+        let before = last / inner * outer + last % inner * u64::from(self.row_len);
         (
             self.name,
             self.first..self.first + before + u64::from(columns),

@@ -40,6 +40,8 @@ params! {
         grads_first: u32,
         row_len: u32,
         grad_output_first: u32,
+        grad_output_time_stride: u32,
+        grad_output_row_stride: u32,
     }
 }
 
@@ -117,6 +119,8 @@ impl Planner<'_> {
             "" => (Operand::Unused, 0),
             _ => Operand::elements(name, elements),
         };
+        let [grad_output_time_stride, grad_output_row_stride] =
+            self.forward.strides(config.puts_rows_first(layer));
         let (_, grads_first) = self.rows(piece, directions.start);
         let scratch = Operand::whole("scratch", 4 * self.scratch.masked);
 
@@ -167,6 +171,8 @@ impl Planner<'_> {
             grads_first: grads_first as u32,
             row_len: config.grads_len(config.kept(given)),
             grad_output_first,
+            grad_output_time_stride,
+            grad_output_row_stride,
         };
         let dispatch = Dispatch {
             kernel: self.tile.kernel(config, self.variant),

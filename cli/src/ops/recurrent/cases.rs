@@ -77,10 +77,21 @@ fn problems(cell: Cell) -> Vec<(&'static str, Recurrent)> {
         return all;
     }
     if cell == Cell::Lstm {
-        for (name, element) in [("f16", ElementType::F16), ("bf16", ElementType::Bf16)] {
+        for (element, name, of_gradients) in [
+            (ElementType::F16, "f16", "gradients_f16_batch_first"),
+            (
+                ElementType::Bf16,
+                "bf16",
+                "gradients_bf16_lengths_batch_first",
+            ),
+        ] {
             let mut halves = problem(cell, [3, 9, 7, 13, 2], Direction::Forward);
             (halves.config.element, halves.config.weights) = (element, element);
             all.push((name, halves));
+            halves.with_gradients([true; 3]);
+            halves.set_batch_first(true);
+            halves.given.lengths = element == ElementType::Bf16;
+            all.push((of_gradients, halves));
         }
         let mut projected = states(problem(cell, [3, 17, 7, 13, 2], Direction::Bidirectional));
         projected.config.proj_size = Some(5);

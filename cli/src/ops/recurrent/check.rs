@@ -23,10 +23,38 @@ pub fn check(
     inputs: &Tensors,
     got: &Tensors,
 ) -> Result<Result<f64, Box<Difference>>> {
+    let call = problem.call(inputs)?;
+    if !problem.batch_first {
+        return check_call(problem, call, got);
+    }
+    // time first, as the reference has it
+    let mut plain = got.clone();
+    for wanted in problem
+        .forward_outputs()
+        .into_iter()
+        .chain(gradients::wanted(problem))
+    {
+        if let Some(tensor) = got.get(&wanted.name) {
+            plain.insert(wanted.name.clone(), wanted.undone(tensor));
+        }
+    }
+    let problem = Recurrent {
+        batch_first: false,
+        ..*problem
+    };
+    check_call(&problem, call, &plain)
+}
+
+/// [`check`] of a call whose results have their time first.
+fn check_call(
+    problem: &Recurrent,
+    call: Call,
+    got: &Tensors,
+) -> Result<Result<f64, Box<Difference>>> {
     let p = problem.reference();
     let mut values = Vec::new();
     for wanted in problem.forward_outputs() {
-        values.push(floats(got, wanted.name)?.to_vec());
+        values.push(floats(got, &wanted.name)?.to_vec());
     }
     let mut values = values.into_iter();
     let mut next = || values.next().unwrap_or_default();
@@ -35,7 +63,6 @@ pub fn check(
         h_n: next(),
         c_n: next(),
     };
-    let call = problem.call(inputs)?;
     let sample = Sample::of(problem);
     if sample.is_all(&p) {
         let forward = match agree(&p, &call, &output) {
@@ -271,7 +298,10 @@ fn gradients_agree(
     let [yardstick, _] = call.gradients::<f32>(&p);
     let named = |values: Vec<Vec<f64>>| {
         let wanted = gradients::wanted(problem).into_iter().zip(values);
-        let tensors = wanted.map(|((name, shape), values)| (name, Tensor::f64(&shape, values)));
+        let tensors = wanted.map(|(wanted, values)| {
+            let tensor = Tensor::f64(&wanted.shape, values).permuted(wanted.order);
+            (wanted.name, tensor)
+        });
         gradients::of_format(problem, tensors.collect())
     };
     let widened = |values: Vec<Vec<f32>>| -> Vec<Vec<f64>> {

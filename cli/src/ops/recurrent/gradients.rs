@@ -6,7 +6,7 @@
 use gatefold::reference::recurrent::{Gradients, Weights};
 
 use super::options::Format;
-use super::{Op, Recurrent, keras, onnx, pytorch};
+use super::{Op, Recurrent, Wanted, keras, onnx, pytorch};
 use crate::error::{Error, Result};
 use crate::tensors::{Data, Tensor, Tensors, get, mismatch};
 
@@ -70,41 +70,44 @@ pub fn upstream(problem: &Recurrent, tensors: &Tensors) -> Result<[Option<Vec<f3
             continue;
         };
         let tensor = get(tensors, name)?;
-        // axis i of what is handed out is axis order[i] of the device's
-        let shape: Vec<usize> = wanted
-            .order
-            .iter()
-            .map(|&axis| wanted.shape[axis])
-            .collect();
+        let shape = wanted.handed_shape();
         if tensor.shape != shape {
             let wanted = format!("that of {}, {shape:?}", wanted.name);
             return Err(mismatch(tensors, name, &wanted));
         }
         crate::tensors::floats(tensors, name)?;
-        let mut back = vec![0; shape.len()];
-        for (i, &axis) in wanted.order.iter().enumerate() {
-            back[axis] = i;
-        }
-        *found = Some(tensor.permuted(&back).into_f32());
+        *found = Some(wanted.undone(tensor).into_f32());
     }
     Ok(found)
 }
 
-/// Name and shape of every gradient that the device writes, in the order of [`flat`].
-pub fn wanted(problem: &Recurrent) -> Vec<(String, Vec<usize>)> {
+/// Every gradient that the device writes, in the order of [`flat`].
+pub fn wanted(problem: &Recurrent) -> Vec<Wanted> {
     let p = problem.reference();
     let directions = p.direction.count() as usize;
     let count = p.num_layers * directions;
     let (hidden, state) = (p.hidden_size, p.state_size());
     let rows = p.cell.num_gates() as usize * hidden;
-    let mut all = vec![("grad_input".into(), vec![p.seq_len, p.batch, p.input_size])];
+    let swapped = |batch_first: bool, name: &str, shape: [usize; 3]| {
+        let plain = Wanted::plain(name, &shape);
+        match batch_first {
+            true => Wanted {
+                order: &[1, 0, 2],
+                ..plain
+            },
+            false => plain,
+        }
+    };
+    let input = [p.seq_len, p.batch, p.input_size];
+    let mut all = vec![swapped(problem.batch_first, "grad_input", input)];
+    let states = problem.batch_first && problem.format == Format::Onnx;
     if problem.given.h_0 {
-        all.push(("grad_h_0".into(), vec![count, p.batch, state]));
+        all.push(swapped(states, "grad_h_0", [count, p.batch, state]));
     }
     if problem.given.c_0 {
-        all.push(("grad_c_0".into(), vec![count, p.batch, hidden]));
+        all.push(swapped(states, "grad_c_0", [count, p.batch, hidden]));
     }
-    all.push(("grad_norms".into(), vec![count, p.seq_len]));
+    all.push(Wanted::plain("grad_norms", &[count, p.seq_len]));
     for at in 0..count {
         let suffix = pytorch::suffix((at / directions) as u32, (at % directions) as u32);
         let width = match at / directions {
@@ -112,7 +115,7 @@ pub fn wanted(problem: &Recurrent) -> Vec<(String, Vec<usize>)> {
             _ => directions * state,
         };
         let mut add = |stem: &str, shape: &[usize]| {
-            all.push((format!("grad_{stem}{suffix}"), shape.to_vec()));
+            all.push(Wanted::plain(format!("grad_{stem}{suffix}"), shape));
         };
         add("weight_ih", &[rows, width]);
         add("weight_hh", &[rows, state]);
@@ -164,26 +167,12 @@ pub fn flat<R>(problem: &Recurrent, gradients: Gradients<R>) -> Vec<Vec<R>> {
 }
 
 /// Gradients, named as in [`wanted`], as the format has them; other tensors stay as they are.
-pub fn of_format(problem: &Recurrent, mut tensors: Tensors) -> Result<Tensors> {
+pub fn of_format(problem: &Recurrent, tensors: Tensors) -> Result<Tensors> {
     match problem.format {
-        Format::Pytorch => {
-            if problem.batch_first {
-                permute(&mut tensors, "grad_input", &[1, 0, 2])?;
-            }
-            Ok(tensors)
-        }
-        Format::Keras => {
-            permute(&mut tensors, "grad_input", &[1, 0, 2])?;
-            keras::gradients(problem, tensors)
-        }
+        Format::Pytorch => Ok(tensors),
+        Format::Keras => keras::gradients(problem, tensors),
         Format::Onnx => onnx::gradients(problem, tensors),
     }
-}
-
-pub fn permute(tensors: &mut Tensors, name: &str, order: &[usize]) -> Result<()> {
-    let permuted = get(tensors, name)?.permuted(order);
-    tensors.insert(name.to_owned(), permuted);
-    Ok(())
 }
 
 /// Some tensors of one length, taken out, with their gates put back in the format's order (block `i` becomes block

@@ -57,12 +57,14 @@ impl Recurrent {
         self.config.gradients = true;
         self.given.reserve = true;
     }
+
+    /// The tensors of the caller's and the device's alike.
+    pub fn set_batch_first(&mut self, batch_first: bool) {
+        (self.batch_first, self.config.batch_first) = (batch_first, batch_first);
+    }
 }
 
 pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<Box<dyn Problem>>> {
-    if common.grad {
-        common.only_f32()?;
-    }
     let given: [(&str, &[List], u32); 5] = [
         ("--batch", &options.batch, 1),
         ("--seq-len", &options.seq_len, 64),
@@ -100,6 +102,7 @@ pub fn grid(op: Op, common: &BenchCommon, options: &BenchOptions) -> Result<Vec<
     let row = |row: Vec<u32>| {
         let mut problem = problem(cell, [row[0], row[1], row[2], row[3], row[4]], direction);
         (problem.config.element, problem.config.weights) = (common.dtype, common.dtype);
+        problem.set_batch_first(options.batch_first);
         problem.config.tier = tier;
         problem.config.checkpoint_every = checkpoint_every;
         if common.grad {
@@ -179,6 +182,9 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
     if problem.given.c_0 {
         add("c_0", &states(p.hidden_size), 1.0);
     }
+    if let (true, Some(input)) = (problem.batch_first, tensors.get_mut("input")) {
+        *input = input.permuted(&[1, 0, 2]);
+    }
     if problem.given.lengths {
         // a full one, an empty one, and some between
         let length = |row: usize| match row {
@@ -198,7 +204,8 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
             if wanted.name == "output" {
                 Sample::of(problem).keep(&p, &mut values);
             }
-            tensors.insert(names[0].to_owned(), Tensor::f32(&wanted.shape, values));
+            let tensor = Tensor::f32(&wanted.shape, values).permuted(wanted.order);
+            tensors.insert(names[0].to_owned(), tensor);
         }
     }
     tensors

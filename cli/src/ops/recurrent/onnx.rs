@@ -212,10 +212,6 @@ pub fn gradients(problem: &Recurrent, mut tensors: Tensors) -> Result<Tensors> {
         ("grad_c_0", "grad_initial_c"),
     ] {
         if let Some(tensor) = tensors.remove(from) {
-            let tensor = match problem.batch_first {
-                true => tensor.permuted(&[1, 0, 2]),
-                false => tensor,
-            };
             tensors.insert(to.to_owned(), tensor);
         }
     }

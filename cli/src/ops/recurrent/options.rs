@@ -121,6 +121,9 @@ pub struct BenchOptions {
     /// Both directions, joined
     #[arg(long)]
     pub bidirectional: bool,
+    /// Input and output are [batch, seq_len, ...]
+    #[arg(long)]
+    pub batch_first: bool,
     /// Of an rnn [default: tanh]
     #[arg(long, value_enum)]
     pub nonlinearity: Option<Nonlinearity>,
