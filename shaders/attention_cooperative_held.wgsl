@@ -14,7 +14,7 @@
 // Grid        one workgroup per ROWS rows of one head and split, folded to two dimensions
 // Workgroup   SUBGROUPS subgroups, each with EDGE rows; of ROW_LANES invocations that share a row,
 //             each has every ROW_LANES-th vector of its scores and of its output
-// Memory      wg_stage: the queries, then keys and values in turn; wg_products: scores, and sums on
+// Memory      wg_stage: queries, then keys and values in turn; wg_products: scores, and sums on
 //             their way; wg_weights: exp(s - m); wg_flags: what a subgroup has met
 // Holds       the subgroup size is a constant of the device; ROWS == SUBGROUPS * EDGE;
 //             HEAD_PAD == HEAD_TILES * EDGE and VALUE_PAD == VALUE_TILES * EDGE are at least
@@ -40,7 +40,7 @@ const PRODUCT_PITCH: u32 = KEYS + 4u;
 // none where dropout makes weights larger still
 const SLACK: f32 = select(6.0, 0.0, DROPOUT);
 
-var<workgroup> wg_stage: array<f16, max(KEYS, ROWS) * STAGE_PITCH>;
+var<workgroup> wg_stage: array<f16, KEYS * STAGE_PITCH>;
 var<workgroup> wg_weights: array<f16, ROWS * WEIGHT_PITCH>;
 var<workgroup> wg_products: array<f32, ROWS * PRODUCT_PITCH>;
 var<workgroup> wg_flags: array<vec4<u32>, SUBGROUPS>;
@@ -73,17 +73,24 @@ fn attention_cooperative_held(
     let item = lane.index % ROW_LANES;
     let row = tile.start + own;
 
-    for (var i = lane.index; i < ROWS * HEAD_PAD / 4u; i += WORKGROUP_SIZE) {
-        stage(i, HEAD_PAD, vec4<f16>(query_item(tile, i)));
-    }
-    // wg_stage is visible
-    workgroupBarrier();
+    // as many rows at once as wg_stage holds
     var query_tiles: array<Left, HEAD_TILES>;
-    // unroll
-    for (var t = 0u; t < HEAD_TILES; t++) {
-        query_tiles[t] = coopLoadT<Left>(
-            &wg_stage[first_row * STAGE_PITCH + t * EDGE], STAGE_PITCH,
-        );
+    for (var start = 0u; start < ROWS; start += KEYS) {
+        // wg_stage is free
+        workgroupBarrier();
+        for (var i = lane.index; i < KEYS * HEAD_PAD / 4u; i += WORKGROUP_SIZE) {
+            stage(i, HEAD_PAD, vec4<f16>(query_item(tile, start * HEAD_PAD / 4u + i)));
+        }
+        // wg_stage is visible
+        workgroupBarrier();
+        if (first_row / KEYS == start / KEYS) {
+            // unroll
+            for (var t = 0u; t < HEAD_TILES; t++) {
+                query_tiles[t] = coopLoadT<Left>(
+                    &wg_stage[(first_row - start) * STAGE_PITCH + t * EDGE], STAGE_PITCH,
+                );
+            }
+        }
     }
     var acc: array<Sum, VALUE_TILES>;
     // unroll

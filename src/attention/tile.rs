@@ -148,11 +148,8 @@ impl Tile {
     ) -> Option<Self> {
         let edge = capabilities.cooperative?;
         let subgroup_size = capabilities.fixed_subgroup_size()?;
-        // as many invocations as rows at least
-        let threads = if subgroup_size < 16 { 64 } else { 128 };
-        let subgroups = threads / subgroup_size;
         let [head, value] = [head_dim, value_dim].map(|dim| dim.next_multiple_of(edge));
-        let tile = |held, rows, keys| Self::Cooperative {
+        let tile = |held, rows, keys, subgroups| Self::Cooperative {
             held,
             rows,
             keys,
@@ -162,30 +159,29 @@ impl Tile {
         };
         // in bytes, beside 16 for each subgroup and what the workgroup shares of its tile
         let small = 1024;
-        let held = |&keys: &u32| {
-            let rows = subgroups * edge;
-            let halves = keys.max(rows) * (head.max(value) + 8) + rows * (keys + 8);
-            let memory = 2 * halves + 4 * rows * (keys + 4) + small;
-            memory <= capabilities.workgroup_memory && head.max(value) <= HELD_DIMS
-        };
+        // many rows for each key that is staged: on an H100, 16 heads x 4096 tokens, head_dim 128, 128 x 32 take
+        // 1.4 ms, 64 x 64 2.0
+        let subgroups = (256 / subgroup_size).min(128 / edge);
+        let (rows, keys) = (subgroups * edge, 32);
+        let halves = keys * (head.max(value) + 8) + rows * (keys + 8);
+        let memory = 2 * halves + 4 * rows * (keys + 4) + small;
+        let fits = memory <= capabilities.workgroup_memory && head.max(value) <= HELD_DIMS;
+        if fits && subgroups > 0 && subgroup_size >= edge {
+            return Some(tile(true, rows, keys, subgroups));
+        }
+        // as many invocations as rows at least
+        let threads = if subgroup_size < 16 { 64 } else { 128 };
         let through_memory = |&(rows, keys): &(u32, u32)| {
             let halves = rows * (head + keys + 16) + keys * (head.max(value) + 8);
             let products = rows * (keys.max(value) + 4);
             let memory = 2 * halves + 4 * (products + threads) + small;
             memory <= capabilities.workgroup_memory
         };
-        if subgroups == 0 {
-            return None;
-        }
-        if subgroup_size >= edge
-            && let Some(keys) = [64, 32].into_iter().find(held)
-        {
-            return Some(tile(true, subgroups * edge, keys));
-        }
         let (rows, keys) = [(64, 64), (32, 32), (16, 32)]
             .into_iter()
             .find(through_memory)?;
-        Some(tile(false, rows, keys))
+        let subgroups = threads / subgroup_size;
+        (subgroups > 0).then(|| tile(false, rows, keys, subgroups))
     }
 
     /// Where there are enough queries to fill a large GPU, larger blocks: each element that is staged meets more
