@@ -255,6 +255,23 @@ fn options() -> Vec<(&'static str, Attention)> {
             ..config
         })
     };
+    // several tiles of each kernel for halves
+    let halves_of = |head_dim: u32| Attention {
+        kv_lengths: true,
+        shape: AttentionShape::new(2, 4, 2, 150, 200),
+        ..with(AttentionConfig {
+            head_dim,
+            causal: Causal::BottomRight,
+            ..halves.config
+        })
+    };
+    let everything_of_halves = Attention {
+        config: AttentionConfig {
+            element: ElementType::F16,
+            ..everything.config
+        },
+        ..everything.clone()
+    };
     let grad = |problem: &Attention| Attention {
         grad: true,
         ..problem.clone()
@@ -272,6 +289,9 @@ fn options() -> Vec<(&'static str, Attention)> {
         ("alibi_sinks", alibi_sinks),
         ("kv_lengths", lengths),
         ("dropout", dropout),
+        ("f16_head_dim_64", halves_of(64)),
+        ("f16_head_dim_192", halves_of(192)),
+        ("f16_everything", everything_of_halves),
         ("f16", halves),
         ("packed", packed),
         ("paged", paged),
