@@ -91,7 +91,7 @@ pub struct Head {
     pub weights: Vec<Vec<f32>>,
 }
 
-/// The pair with the largest weight.
+/// The pair with the largest weight, among queries that look at several keys if any does.
 #[derive(Debug, Serialize)]
 struct Largest {
     query: u32,
@@ -189,6 +189,9 @@ impl Head {
         let own = keys.start as usize..keys.end as usize;
         let all = weights.chunks(kv_len as usize);
         let entropies = all.clone().map(entropy);
+        // a causal mask leaves the first query one key, which has a weight of 1 then
+        let choices: Vec<bool> = all.clone().map(has_choice).collect();
+        let any_choice = choices.contains(&true);
         let (sum, count) = entropies
             .flatten()
             .fold((0.0, 0_u32), |(sum, count), bits| (sum + bits, count + 1));
@@ -198,7 +201,10 @@ impl Head {
             key: keys.start,
             weight: 0.0,
         };
-        for (query, row) in rows.clone().zip(&weights) {
+        for ((query, row), choice) in rows.clone().zip(&weights).zip(choices) {
+            if any_choice && !choice {
+                continue;
+            }
             for (key, &weight) in keys.clone().zip(row) {
                 if weight > largest.weight {
                     largest = Largest { query, key, weight };
@@ -212,6 +218,11 @@ impl Head {
             weights,
         }
     }
+}
+
+/// Whether a query looks at several keys.
+fn has_choice(weights: &[f32]) -> bool {
+    weights.iter().filter(|&&weight| weight > 0.0).count() > 1
 }
 
 /// Of the weights of a query; none if it looks nowhere. What a sink takes is no key.
@@ -278,6 +289,15 @@ mod tests {
             error.to_string(),
             "--rows: 5, expected less than 5, as many as there are"
         );
+    }
+
+    #[test]
+    fn the_largest_weight_is_one_of_several() {
+        let weights = [1.0, 0.0, 0.0, 0.4, 0.6, 0.0, 0.2, 0.3, 0.5];
+        let head = Head::new(0, &weights, 3, &(0..3), &(0..3));
+        assert_eq!((head.largest.query, head.largest.key), (1, 1));
+        let only = Head::new(0, &weights[..3], 3, &(0..1), &(0..3));
+        assert_eq!((only.largest.query, only.largest.weight), (0, 1.0));
     }
 
     #[test]
