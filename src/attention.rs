@@ -28,6 +28,7 @@
 //!
 //! Source: Dao et al. 2022, *FlashAttention*; Rabe and Staats 2021; Milakov and Gimelshein 2018.
 
+mod append;
 mod backward;
 mod gathered;
 mod merge;
@@ -37,6 +38,9 @@ mod tensors;
 mod tile;
 mod weights;
 
+pub use append::{
+    AttentionAppend, AttentionAppendBuffers, AttentionAppendConfig, AttentionAppendShape,
+};
 pub use backward::{AttentionBackwardBuffers, AttentionBackwardGiven};
 pub use merge::{AttentionMerge, AttentionMergeBuffers};
 pub use weights::{AttentionWeightsBuffers, Chosen};

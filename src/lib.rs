@@ -26,9 +26,10 @@ pub use additive_attention::{
     AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape,
 };
 pub use attention::{
-    Attention, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers, AttentionConfig,
-    AttentionGiven, AttentionMerge, AttentionMergeBuffers, AttentionShape, AttentionWeightsBuffers,
-    Axes, Causal, Chosen, Layout, Packed, Paged,
+    Attention, AttentionAppend, AttentionAppendBuffers, AttentionAppendConfig,
+    AttentionAppendShape, AttentionBackwardBuffers, AttentionBackwardGiven, AttentionBuffers,
+    AttentionConfig, AttentionGiven, AttentionMerge, AttentionMergeBuffers, AttentionShape,
+    AttentionWeightsBuffers, Axes, Causal, Chosen, Layout, Packed, Paged,
 };
 pub use bound::Bound;
 pub use capabilities::Capabilities;

@@ -20,7 +20,7 @@ pub(super) struct Tensor {
 }
 
 impl Tensor {
-    fn new(
+    pub fn new(
         name: &'static str,
         element: ElementType,
         layout: Layout,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use gatefold::kernel::{Constants, Dispatch, Kernel};
 use gatefold::{AdditiveAttentionConfig, AdditiveAttentionMask, AdditiveAttentionShape};
+use gatefold::{AttentionAppendConfig, AttentionAppendShape, Layout, Paged};
 use gatefold::{AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Causal};
 use gatefold::{
     Candidate, MinCell, MinRecurrentBackwardGiven, MinRecurrentConfig, MinRecurrentGiven,
@@ -18,6 +19,7 @@ use gatefold::{ScanBackwardGiven, ScanConfig, ScanGiven, ScanShape};
 const OPERATIONS: &[fn(&Capabilities) -> Vec<Launch>] = &[
     additive_attention,
     attention,
+    attention_append,
     gemm,
     recurrent,
     recurrent_probe,
@@ -316,6 +318,37 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                     }
                 }
             }
+        }
+    }
+    all
+}
+
+fn attention_append(device: &Capabilities) -> Vec<Launch> {
+    let shape = AttentionAppendShape {
+        batch: 2,
+        num_kv_heads: 2,
+        new_tokens: 3,
+        capacity: 16,
+        cache_layout: Layout::Bhsd,
+        tokens_layout: Layout::Bhsd,
+        paged: None,
+    };
+    let pages = Paged {
+        num_blocks: 8,
+        block_size: 4,
+        max_blocks: 4,
+    };
+    let mut all = Vec::new();
+    for element in ElementType::ALL.iter().copied() {
+        for paged in [None, Some(pages)] {
+            let config = AttentionAppendConfig {
+                head_dim: 16,
+                value_dim: None,
+                element,
+                tokens: ElementType::F32,
+            };
+            let shape = AttentionAppendShape { paged, ..shape };
+            all.extend(launches(config.plan(device, shape).unwrap()));
         }
     }
     all
