@@ -65,13 +65,13 @@ fn load_staged(lane: Lane, tile: Tile, of_rows: bool, start: u32, end: u32) -> S
         let number = start + i / (PAD / 4u);
         let d = 4u * (i % (PAD / 4u));
         let second = d >= HEAD_PAD;
-        let from = select(d, d - HEAD_PAD, second);
+        let column = select(d, d - HEAD_PAD, second);
         var x = vec4<f32>();
         if (number < end && i < OTHERS * PAD / 4u) {
             if (of_rows) {
-                x = row_vector(tile, number, from, second);
+                x = row_vector(tile, number, column, second);
             } else {
-                x = other_vector(tile, number, from, second);
+                x = other_vector(tile, number, column, second);
             }
         }
         let bits = largest_bits(x);

@@ -4,6 +4,7 @@
 alias Sums = array<Sum, SUM_TILES>;
 
 // columns first .. first + OTHERS of the sums, in wg_products
+@diagnostic(off, derivative_uniformity)
 fn store_sums(lane: Lane, sums: ptr<function, Sums>, first: u32) {
     let first_row = lane.index / SUBGROUP_SIZE / SPLIT * EDGE;
     let part = lane.index / SUBGROUP_SIZE % SPLIT;
@@ -18,6 +19,7 @@ fn store_sums(lane: Lane, sums: ptr<function, Sums>, first: u32) {
 }
 
 // the sums of the others' first vectors times `ratio`, those of the second ones `second_ratio`
+@diagnostic(off, derivative_uniformity)
 fn rescale(lane: Lane, sums: ptr<function, Sums>, ratio: f32, second_ratio: f32) {
     let first_row = lane.index / SUBGROUP_SIZE / SPLIT * EDGE;
     let part = lane.index / SUBGROUP_SIZE % SPLIT;

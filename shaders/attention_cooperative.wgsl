@@ -23,7 +23,8 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_bindings.wgsl,
 //             attention_problem.wgsl, attention_rows.wgsl, attention_loads*.wgsl,
 //             attention_scores.wgsl, attention_uniform.wgsl, attention_lane.wgsl,
-//             cooperative_*.wgsl, attention_cooperative_stage.wgsl, attention_cooperative_products.wgsl
+//             cooperative_*.wgsl, attention_cooperative_stage.wgsl,
+//             attention_cooperative_products.wgsl
 
 const WORKGROUP_SIZE: u32 = SUBGROUPS * SUBGROUP_SIZE;
 const ROW_TILE: u32 = ROWS;
