@@ -23,8 +23,8 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
-//             attention_backward_products.wgsl, attention_backward_query.wgsl or
-//             attention_backward_key.wgsl
+//             attention_backward_pairs.wgsl, attention_backward_products.wgsl,
+//             attention_backward_query.wgsl or attention_backward_key.wgsl
 
 const VECTOR_PITCH: u32 = VECTORS * THREADS_X;
 const STAGE_SIZE: u32 = max(PRODUCTS_SIZE, STAGED_OTHERS * VECTOR_PITCH);

@@ -14,7 +14,8 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
-//             attention_backward_products.wgsl, attention_backward_query.wgsl
+//             attention_backward_pairs.wgsl, attention_backward_products.wgsl,
+//             attention_backward_query.wgsl
 
 const STAGE_SIZE: u32 = PRODUCTS_SIZE;
 

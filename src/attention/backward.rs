@@ -138,12 +138,7 @@ impl AttentionConfig {
         shape: AttentionShape,
         given: AttentionBackwardGiven,
     ) -> Result<Plan, Error> {
-        let variant = match Variant::choose(self.variant, self.variants(capabilities), "attention")?
-        {
-            // its kernels do without matrix units
-            Variant::Cooperative => Variant::Portable,
-            variant => variant,
-        };
+        let chosen = Variant::choose(self.variant, self.variants(capabilities), "attention")?;
         let forward_given = AttentionGiven {
             log_sum_exp: true,
             kv_lengths: given.kv_lengths,
@@ -198,7 +193,15 @@ impl AttentionConfig {
             gathered: &gathered,
         };
         let tiles = [Side::Query, Side::Key]
-            .map(|side| Tile::choose(capabilities, variant, side, dims, &shape));
+            .map(|side| Tile::choose(capabilities, chosen, side, dims, &shape));
+        let cooperative = tiles
+            .iter()
+            .any(|tile| matches!(tile, Tile::Cooperative(_)));
+        let variant = match chosen {
+            // heads too long for matrices
+            Variant::Cooperative if !cooperative => Variant::Portable,
+            chosen => chosen,
+        };
         let planner = Planner {
             problem,
             gradients,

@@ -64,6 +64,16 @@ fn additive_attention(device: &Capabilities) -> Vec<Launch> {
     all
 }
 
+/// All but these need nothing of a subgroup, whatever the variant of the plan.
+fn backward_needs(dispatch: Dispatch) -> Launch {
+    let variant = match dispatch.kernel.name {
+        "attention_backward_broadcast" => Variant::Subgroup,
+        "attention_backward_cooperative" => Variant::Cooperative,
+        _ => Variant::Portable,
+    };
+    (variant, dispatch)
+}
+
 fn attention(device: &Capabilities) -> Vec<Launch> {
     const DIMS: [(u32, u32); 12] = [
         (1, 1),
@@ -100,6 +110,9 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
         {
             let given = AttentionGiven::default();
             all.extend(launches(halves.plan(device, shape, given).unwrap()));
+            let given = AttentionBackwardGiven::default();
+            let backward = halves.plan_backward(device, shape, given).unwrap();
+            all.extend(backward.dispatches.into_iter().map(backward_needs));
         }
         for config in with_options(plain, (head_dim, value_dim) == (16, 16)) {
             for variant in config.variants(device) {
@@ -124,14 +137,9 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
                 grad_bias: config.bias.is_some(),
                 grad_sinks: config.sinks,
             };
-            // all but one need nothing of a subgroup, whatever the variant of the forward pass
             for shape in [shape, many] {
                 let backward = config.plan_backward(device, shape, given).unwrap();
-                let needed = |dispatch: Dispatch| match dispatch.kernel.name {
-                    "attention_backward_broadcast" => (Variant::Subgroup, dispatch),
-                    _ => (Variant::Portable, dispatch),
-                };
-                all.extend(backward.dispatches.into_iter().map(needed));
+                all.extend(backward.dispatches.into_iter().map(backward_needs));
             }
             let weights = config.plan_weights(device, shape, Chosen::all(&shape), config.alibi);
             all.extend(launches(weights.unwrap()));

@@ -3,6 +3,7 @@
 
 pub mod additive_attention;
 pub mod attention;
+pub mod attention_backward;
 pub mod attention_options;
 pub mod launches;
 pub mod min_recurrent;

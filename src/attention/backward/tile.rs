@@ -3,16 +3,23 @@
 use crate::attention::AttentionShape;
 use crate::attention::problem::{Params, Problem};
 use crate::kernel::{Access, Constant, Constants, Kernel};
+use crate::probe::cooperative_part;
 use crate::{Capabilities, Variant};
 
 const LANE: &str = include_str!("../../../shaders/attention_lane.wgsl");
 const HAND_ROUND: &str = include_str!("../../../shaders/attention_hand_round.wgsl");
 const BINDINGS: &str = include_str!("../../../shaders/attention_backward_bindings.wgsl");
 const PRODUCTS: &str = include_str!("../../../shaders/attention_backward_products.wgsl");
+const PAIRS: &str = include_str!("../../../shaders/attention_backward_pairs.wgsl");
 const QUERY: &str = include_str!("../../../shaders/attention_backward_query.wgsl");
 const KEY: &str = include_str!("../../../shaders/attention_backward_key.wgsl");
 const BLOCKED: &str = include_str!("../../../shaders/attention_backward.wgsl");
 const BROADCAST: &str = include_str!("../../../shaders/attention_backward_broadcast.wgsl");
+const COOPERATIVE: &str = include_str!("../../../shaders/attention_backward_cooperative.wgsl");
+const COOPERATIVE_STAGE: &str =
+    include_str!("../../../shaders/attention_backward_cooperative_stage.wgsl");
+const COOPERATIVE_SUMS: &str =
+    include_str!("../../../shaders/attention_backward_cooperative_sums.wgsl");
 const BIAS: &str = include_str!("../../../shaders/attention_backward_bias.wgsl");
 
 /// Which side's gradients a kernel computes.
@@ -29,6 +36,8 @@ pub(super) enum Tile {
     Blocked(Blocked),
     /// `attention_backward_broadcast.wgsl`: an invocation of a subgroup of `lanes` computes four whole rows.
     Broadcast { lanes: u32 },
+    /// `attention_backward_cooperative.wgsl`.
+    Cooperative(Cooperative),
 }
 
 /// The largest `head_dim + value_dim` for which a lane keeps four rows of both vectors and of both gradients. The
@@ -43,6 +52,12 @@ impl Tile {
         [head_dim, value_dim]: [u32; 2],
         shape: &AttentionShape,
     ) -> Self {
+        let dims = [head_dim, value_dim];
+        if variant == Variant::Cooperative
+            && let Some(tile) = Cooperative::choose(capabilities, side, dims)
+        {
+            return Self::Cooperative(tile);
+        }
         match (variant, capabilities.fixed_subgroup_size()) {
             (Variant::Subgroup, Some(lanes))
                 if capabilities.cpu && lanes <= 8 && head_dim + value_dim <= BROADCAST_DIMS =>
@@ -62,6 +77,7 @@ impl Tile {
         match self {
             Self::Blocked(tile) => tile.row_tile(),
             Self::Broadcast { lanes } => 4 * lanes,
+            Self::Cooperative(tile) => tile.row_tile(),
         }
     }
 
@@ -69,6 +85,12 @@ impl Tile {
         match self {
             Self::Blocked(tile) => format!("{} x {}", tile.row_tile(), tile.other_tile()),
             Self::Broadcast { lanes } => format!("{} x {lanes} by broadcast", 4 * lanes),
+            Self::Cooperative(tile) => format!(
+                "{} x {} in matrices of {}",
+                tile.row_tile(),
+                tile.others,
+                tile.edge
+            ),
         }
     }
 
@@ -81,13 +103,30 @@ impl Tile {
             Self::Blocked(_) => kernel(
                 "attention_backward",
                 problem,
-                vec![LANE, BINDINGS, PRODUCTS, of_side, BLOCKED],
+                vec![LANE, BINDINGS, PAIRS, PRODUCTS, of_side, BLOCKED],
             ),
             Self::Broadcast { .. } => kernel(
                 "attention_backward_broadcast",
                 problem,
                 vec![HAND_ROUND, BINDINGS, of_side, BROADCAST],
             ),
+            Self::Cooperative(tile) => Kernel {
+                enables: Capabilities::COOPERATIVE_ENABLES,
+                ..kernel(
+                    "attention_backward_cooperative",
+                    problem,
+                    vec![
+                        LANE,
+                        cooperative_part(tile.edge),
+                        BINDINGS,
+                        PAIRS,
+                        of_side,
+                        COOPERATIVE_STAGE,
+                        COOPERATIVE_SUMS,
+                        COOPERATIVE,
+                    ],
+                )
+            },
         }
     }
 
@@ -101,6 +140,7 @@ impl Tile {
                 ("HEAD_VECTORS", Constant::U32(head_dim.div_ceil(4))),
                 ("VALUE_VECTORS", Constant::U32(value_dim.div_ceil(4))),
             ],
+            Self::Cooperative(tile) => tile.constants(),
         };
         constants.push(("ROWS_ARE_KEYS", Constant::Bool(side == Side::Key)));
         constants
@@ -112,7 +152,7 @@ pub(super) fn bias_kernel(problem: &Problem<'_>) -> Kernel {
     kernel(
         "attention_backward_bias",
         problem,
-        vec![LANE, BINDINGS, PRODUCTS, QUERY, BIAS],
+        vec![LANE, BINDINGS, PAIRS, PRODUCTS, QUERY, BIAS],
     )
 }
 
@@ -244,6 +284,103 @@ impl Blocked {
             ("ROW_ITEMS", Constant::U32(chunk_items(self.row_tile()))),
             ("OTHER_ITEMS", Constant::U32(chunk_items(self.other_tile()))),
             ("VECTOR_ITEMS", Constant::U32(vector_items)),
+        ]
+    }
+}
+
+/// `subgroups` of which each `split` have `edge` rows, against `others` at a time; both vectors of a row are padded
+/// to `head` and `value` elements, its gradients to `sums`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cooperative {
+    edge: u32,
+    subgroups: u32,
+    subgroup_size: u32,
+    split: u32,
+    others: u32,
+    head: u32,
+    value: u32,
+    sums: u32,
+}
+
+impl Cooperative {
+    /// The longest vectors for which subgroups hold rows and sums in matrices.
+    const DIMS: u32 = 128;
+
+    /// `None` on a device without matrix units, and where vectors are too long for registers or workgroup memory.
+    /// Of 32 invocations each has a register per two elements of a row and two thirds of `edge`, one per element of a
+    /// sum: two subgroups share what would not fit.
+    pub fn choose(capabilities: &Capabilities, side: Side, dims: [u32; 2]) -> Option<Self> {
+        let edge = capabilities.cooperative?;
+        let subgroup_size = capabilities.fixed_subgroup_size()?;
+        // as many invocations as rows at least
+        let threads = if subgroup_size < 16 { 64 } else { 128 };
+        let split = if dims[0].max(dims[1]) <= 64 { 1 } else { 2 };
+        let subgroups = split * (threads / subgroup_size);
+        let [head, value] = dims.map(|dim| dim.next_multiple_of(split * edge));
+        if subgroups == 0 || subgroup_size < edge || head.max(value) > Self::DIMS {
+            return None;
+        }
+        let rows = subgroups / split * edge;
+        let (sums, factors) = match side {
+            Side::Query => (head, 1),
+            Side::Key => (head + value, 2),
+        };
+        // in bytes, beside 16 for each subgroup and what the workgroup shares of its tile
+        let small = 1024;
+        let fits = |&others: &u32| {
+            let halves = others * (head + value + 8) + factors * rows * (others + 8);
+            let memory = 2 * halves + 4 * 2 * rows * (others + 4) + small;
+            let pairs = rows * others / 4;
+            memory <= capabilities.workgroup_memory
+                && others % (split * edge) == 0
+                && pairs % (subgroups * subgroup_size) == 0
+        };
+        let others = [32, 16].into_iter().find(fits)?;
+        Some(Self {
+            edge,
+            subgroups,
+            subgroup_size,
+            split,
+            others,
+            head,
+            value,
+            sums,
+        })
+    }
+
+    fn row_tile(self) -> u32 {
+        self.subgroups / self.split * self.edge
+    }
+
+    fn constants(self) -> Constants {
+        let Self {
+            edge,
+            subgroups,
+            subgroup_size,
+            split,
+            others,
+            head,
+            value,
+            sums,
+        } = self;
+        let threads = subgroups * subgroup_size;
+        let staged = others * (head + value) / 4;
+        vec![
+            ("FOLDED", Constant::Bool(false)),
+            ("ROWS", Constant::U32(self.row_tile())),
+            ("OTHERS", Constant::U32(others)),
+            ("SPLIT", Constant::U32(split)),
+            ("HEAD_PAD", Constant::U32(head)),
+            ("VALUE_PAD", Constant::U32(value)),
+            ("PAIR_TILES", Constant::U32((head + value) / edge)),
+            ("SUM_TILES", Constant::U32(sums / split / edge)),
+            ("SUBGROUPS", Constant::U32(subgroups)),
+            ("SUBGROUP_SIZE", Constant::U32(subgroup_size)),
+            (
+                "ITEMS",
+                Constant::U32(self.row_tile() * others / 4 / threads),
+            ),
+            ("STAGE_ITEMS", Constant::U32(staged.div_ceil(threads))),
         ]
     }
 }
