@@ -138,7 +138,13 @@ impl AttentionConfig {
         shape: AttentionShape,
         given: AttentionBackwardGiven,
     ) -> Result<Plan, Error> {
-        let chosen = Variant::choose(self.variant, self.variants(capabilities), "attention")?;
+        // this pass has been seen on a CPU's matrices only, so it uses them where they are asked for
+        let untried =
+            |variant: &Variant| *variant == Variant::Cooperative && self.variant.is_none();
+        let variants = self
+            .variants(capabilities)
+            .filter(|variant| !untried(variant));
+        let chosen = Variant::choose(self.variant, variants, "attention")?;
         let forward_given = AttentionGiven {
             log_sum_exp: true,
             kv_lengths: given.kv_lengths,

@@ -282,6 +282,7 @@ fn options() -> Vec<(&'static str, Attention)> {
         ("grad_dropout", grad(&dropout)),
         ("grad_packed", grad(&packed)),
         ("grad_everything", grad(&everything)),
+        ("grad_f16", grad(&halves)),
         ("window", window),
         ("softcap", softcap),
         ("bias", bias),
