@@ -308,8 +308,8 @@ impl Cooperative {
     const DIMS: u32 = 128;
 
     /// `None` on a device without matrix units, and where vectors are too long for registers or workgroup memory.
-    /// Of 32 invocations each has a register per two elements of a row and two thirds of `edge`, one per element of a
-    /// sum: two subgroups share what would not fit.
+    /// Of keys with twice 64 elements, each of 32 invocations has 32 registers of 16 rows and 64 of their sums; from
+    /// there on two subgroups share the sums.
     pub fn choose(capabilities: &Capabilities, side: Side, dims: [u32; 2]) -> Option<Self> {
         let edge = capabilities.cooperative?;
         let subgroup_size = capabilities.fixed_subgroup_size()?;
