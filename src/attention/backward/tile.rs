@@ -336,7 +336,11 @@ impl Cooperative {
                 && others % (split * edge) == 0
                 && pairs % (subgroups * subgroup_size) == 0
         };
-        let others = [32, 16].into_iter().find(fits)?;
+        // the pairs of an invocation are unrolled, which a CPU's driver compiles for seconds
+        let most = if capabilities.cpu { 16 } else { 32 };
+        let others = [32, 16]
+            .into_iter()
+            .find(|others| *others <= most && fits(others))?;
         Some(Self {
             edge,
             subgroups,
