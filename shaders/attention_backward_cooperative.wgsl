@@ -170,6 +170,7 @@ fn attention_backward_cooperative(
             workgroupBarrier();
 
             // pass 2: weights, gradients of the products
+            let unscale = 1.0 / grad_output_scale;
             var grad_product: array<vec4<f32>, ITEMS>;
             var largest = 0u;
             // unroll
@@ -177,7 +178,7 @@ fn attention_backward_cooperative(
                 let slot = 4u * (item + n * ROW_LANES);
                 let others = vec4<u32>(start + slot) + vec4<u32>(0u, 1u, 2u, 3u);
                 let at = own * PRODUCT_PITCH + slot;
-                let grad_weight = product_at(SECOND_PRODUCTS + at) / grad_output_scale;
+                let grad_weight = product_at(SECOND_PRODUCTS + at) * unscale;
                 let pair = gradients_of(tile, row, others, product_at(at), grad_weight);
                 let inside = others < vec4<u32>(range.y);
                 grad_product[n] = select(vec4<f32>(), pair.product, inside);

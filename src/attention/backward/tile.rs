@@ -307,8 +307,8 @@ impl Cooperative {
     const DIMS: u32 = 128;
 
     /// `None` on a device without matrix units, and where vectors are too long for registers or workgroup memory.
-    /// Of 32 invocations each has a register per two elements of a row and two thirds of `edge`, one per element of a
-    /// sum: two subgroups share what would not fit.
+    /// Of keys with twice 64 elements, each of 32 invocations has 32 registers of 16 rows and 64 of their sums; from
+    /// there on two subgroups share the sums.
     pub fn choose(capabilities: &Capabilities, side: Side, dims: [u32; 2]) -> Option<Self> {
         let edge = capabilities.cooperative?;
         let subgroup_size = capabilities.fixed_subgroup_size()?;
@@ -335,7 +335,11 @@ impl Cooperative {
                 && others % (split * edge) == 0
                 && pairs % (subgroups * subgroup_size) == 0
         };
-        let others = [32, 16].into_iter().find(fits)?;
+        // the pairs of an invocation are unrolled, which a CPU's driver compiles for seconds
+        let most = if capabilities.cpu { 16 } else { 32 };
+        let others = [32, 16]
+            .into_iter()
+            .find(|others| *others <= most && fits(others))?;
         Some(Self {
             edge,
             subgroups,

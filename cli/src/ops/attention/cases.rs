@@ -234,6 +234,13 @@ fn options() -> Vec<(&'static str, Attention)> {
             ..config
         })
     };
+    let halves_packed = Attention {
+        config: AttentionConfig {
+            element: ElementType::F16,
+            ..packed.config
+        },
+        ..packed.clone()
+    };
     let everything = Attention {
         bias_shape: bias.bias_shape.clone(),
         mask_shape: mask.mask_shape.clone(),
@@ -280,7 +287,9 @@ fn options() -> Vec<(&'static str, Attention)> {
         ("grad", grad(&plain)),
         ("grad_bias", grad(&bias)),
         ("grad_dropout", grad(&dropout)),
+        ("grad_f16", grad(&halves)),
         ("grad_packed", grad(&packed)),
+        ("grad_packed_f16", grad(&halves_packed)),
         ("grad_everything", grad(&everything)),
         ("grad_f16", grad(&halves)),
         ("window", window),
