@@ -291,7 +291,6 @@ fn options() -> Vec<(&'static str, Attention)> {
         ("grad_packed", grad(&packed)),
         ("grad_packed_f16", grad(&halves_packed)),
         ("grad_everything", grad(&everything)),
-        ("grad_f16", grad(&halves)),
         ("window", window),
         ("softcap", softcap),
         ("bias", bias),
