@@ -43,24 +43,36 @@ fn folded(row: u32, stride: u32) -> u32 {
     return row / params.fold_inner * params.fold_outer + row % params.fold_inner * stride;
 }
 
-fn a_at(row: u32, k: u32) -> f32 {
-    var at = params.a_first + k * params.a_column;
+// where column 0 of a row of a lies
+fn a_row_at(row: u32) -> u32 {
     if (A_FOLDED) {
-        at += folded(row, params.a_row);
-    } else {
-        at += row * params.a_row;
+        return params.a_first + folded(row, params.a_row);
     }
+    return params.a_first + row * params.a_row;
+}
+
+fn a_element(at: u32) -> f32 {
     return element_any(a[word_of_any(at, A_ELEMENT)], at, A_ELEMENT);
 }
 
-fn b_at(k: u32, column: u32) -> f32 {
-    var at = params.b_first + column * params.b_column;
+fn a_at(row: u32, k: u32) -> f32 {
+    return a_element(a_row_at(row) + k * params.a_column);
+}
+
+// the same of b
+fn b_row_at(k: u32) -> u32 {
     if (B_FOLDED) {
-        at += folded(k, params.b_row);
-    } else {
-        at += k * params.b_row;
+        return params.b_first + folded(k, params.b_row);
     }
+    return params.b_first + k * params.b_row;
+}
+
+fn b_element(at: u32) -> f32 {
     return element_any(b[word_of_any(at, B_ELEMENT)], at, B_ELEMENT);
+}
+
+fn b_at(k: u32, column: u32) -> f32 {
+    return b_element(b_row_at(k) + column * params.b_column);
 }
 
 fn store(row: u32, column: u32, sum: f32) {

@@ -12,12 +12,14 @@
 // Memory      wg_gates [BATCH, NUM_GATES, BLOCKS * 8], wg_sums [BATCH, SHARES, COLUMNS * LANES]
 // Holds       HIDDEN == hidden_size, STATE == state_size, BLOCKS * 8 >= HIDDEN, COLUMNS * LANES >=
 //             STATE, LANES a multiple of 8, NUM_GATES a multiple of SHARES, SHARES == 1 where a
-//             reset comes before the product, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
+//             reset comes before the product, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN, BATCH a
+//             multiple of TOGETHER
 // Precision   f32; each sum in an order fixed by the constants
 // Parts       common.wgsl, recurrent_backward_problem.wgsl, recurrent_slopes_*.wgsl,
 //             recurrent_backward_cell_*.wgsl,
 //             recurrent_backward_block_workgroup.wgsl or recurrent_backward_block_subgroup.wgsl,
-//             recurrent_backward_sums_registers.wgsl or recurrent_backward_sums_streamed.wgsl
+//             in_order.wgsl and recurrent_backward_sums_registers.wgsl, or
+//             recurrent_backward_sums_streamed.wgsl
 
 const WORKGROUP_SIZE: u32 = LANES * SHARES;
 
@@ -49,11 +51,11 @@ fn is_unit(pair: u32, row_start: u32) -> bool {
 
 // the sums of an invocation's gates, in order
 fn added(
-    sums: array<array<array<f32, COLUMNS>, GATES_EACH>, BATCH>,
-) -> array<array<f32, COLUMNS>, BATCH> {
-    var all: array<array<f32, COLUMNS>, BATCH>;
+    sums: array<array<array<f32, COLUMNS>, GATES_EACH>, TOGETHER>,
+) -> array<array<f32, COLUMNS>, TOGETHER> {
+    var all: array<array<f32, COLUMNS>, TOGETHER>;
     // unroll
-    for (var b = 0u; b < BATCH; b++) {
+    for (var b = 0u; b < TOGETHER; b++) {
         // unroll
         for (var i = 0u; i < COLUMNS; i++) {
             all[b][i] = sums[b][0][i];
@@ -68,14 +70,17 @@ fn added(
     return all;
 }
 
+// the sums of a phase, of TOGETHER batch rows at a time, to wg_sums
 fn store_sums(lane: Lane, direction: u32, phase: u32) {
-    let sums = column_sums(lane, direction, phase);
-    // unroll
-    for (var b = 0u; b < BATCH; b++) {
+    for (var first = 0u; first < BATCH; first += TOGETHER) {
+        let sums = column_sums(lane, direction, phase, first);
         // unroll
-        for (var i = 0u; i < COLUMNS; i++) {
-            let share = b * SHARES + lane.index / LANES;
-            wg_sums[share * COLUMNS * LANES + column_of(lane, i)] = sums[b][i];
+        for (var b = 0u; b < TOGETHER; b++) {
+            // unroll
+            for (var i = 0u; i < COLUMNS; i++) {
+                let share = (first + b) * SHARES + lane.index / LANES;
+                wg_sums[share * COLUMNS * LANES + column_of(lane, i)] = sums[b][i];
+            }
         }
     }
 }

@@ -3,11 +3,16 @@
 
 fn load_weights(lane: Lane, direction: u32) {}
 
-fn column_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, COLUMNS>, BATCH> {
+fn column_sums(
+    lane: Lane,
+    direction: u32,
+    phase: u32,
+    first: u32,
+) -> array<array<f32, COLUMNS>, TOGETHER> {
     // of each gate by itself: chains of sums that do not wait for each other
-    var sums: array<array<array<f32, COLUMNS>, GATES_EACH>, BATCH>;
+    var sums: array<array<array<f32, COLUMNS>, GATES_EACH>, TOGETHER>;
     // unroll
-    for (var b = 0u; b < BATCH; b++) {
+    for (var b = 0u; b < TOGETHER; b++) {
         // unroll
         for (var q = 0u; q < GATES_EACH; q++) {
             // unroll
@@ -31,8 +36,8 @@ fn column_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, COLUM
                     w[i][1] = weight_hh(direction, second, gate_of(lane, q), column);
                 }
                 // unroll
-                for (var b = 0u; b < BATCH; b++) {
-                    let d = gradient_block(lane, b, gate_of(lane, q), block);
+                for (var b = 0u; b < TOGETHER; b++) {
+                    let d = gradient_block(lane, first + b, gate_of(lane, q), block);
                     // unroll
                     for (var i = 0u; i < COLUMNS; i++) {
                         // unroll

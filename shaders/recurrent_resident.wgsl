@@ -10,12 +10,13 @@
 //             WORKGROUP_SIZE (p < PAIRS), whose cell state it keeps in registers
 // Memory      wg_h [BATCH, BLOCKS * 8], wg_gates [BATCH, ROWS * WORKGROUP_SIZE]
 // Holds       HIDDEN == hidden_size, STATE == state_size, BLOCKS * 8 >= STATE, ROWS *
-//             WORKGROUP_SIZE >= NUM_GATES * HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN
+//             WORKGROUP_SIZE >= NUM_GATES * HIDDEN, PAIRS * WORKGROUP_SIZE >= BATCH * HIDDEN,
+//             BATCH a multiple of TOGETHER
 // Precision   f32; each sum in an order fixed by the constants
 // Parts       common.wgsl, recurrent_memory.wgsl, recurrent_problem.wgsl, recurrent_save.wgsl,
 //             recurrent_cell_*.wgsl,
 //             recurrent_hidden_workgroup.wgsl or recurrent_hidden_subgroup.wgsl,
-//             recurrent_sums_registers.wgsl or recurrent_sums_streamed.wgsl
+//             in_order.wgsl and recurrent_sums_registers.wgsl, or recurrent_sums_streamed.wgsl
 
 const GATE_ROWS: u32 = NUM_GATES * HIDDEN;
 
@@ -31,15 +32,17 @@ fn gate_row_of(lane: Lane, r: u32) -> u32 {
     return FIRST_GATES * HIDDEN + lane.index + (r - FIRST_ROWS) * WORKGROUP_SIZE;
 }
 
-// the sums of a phase, to wg_gates
+// the sums of a phase, of TOGETHER batch rows at a time, to wg_gates
 fn store_sums(lane: Lane, direction: u32, phase: u32) {
-    let sums = gate_sums(lane, direction, phase);
-    // unroll
-    for (var b = 0u; b < BATCH; b++) {
+    for (var first = 0u; first < BATCH; first += TOGETHER) {
+        let sums = gate_sums(lane, direction, phase, first);
         // unroll
-        for (var r = 0u; r < ROWS; r++) {
-            if ((FIRST_GATES == NUM_GATES) | ((r < FIRST_ROWS) == (phase == 0u))) {
-                wg_gates[(b * ROWS + r) * WORKGROUP_SIZE + lane.index] = sums[b][r];
+        for (var b = 0u; b < TOGETHER; b++) {
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                if ((FIRST_GATES == NUM_GATES) | ((r < FIRST_ROWS) == (phase == 0u))) {
+                    wg_gates[((first + b) * ROWS + r) * WORKGROUP_SIZE + lane.index] = sums[b][r];
+                }
             }
         }
     }
@@ -173,7 +176,12 @@ fn recurrent_resident(
                 } else if (SAVE) {
                     save_nothing(moment, direction, row, unit);
                 }
-                store_c(moment, direction, row, unit, state[p].c);
+                // between the steps of a dispatch nobody else reads it
+                if (s + 1u == params.num_steps) {
+                    store_c(moment, direction, row, unit, state[p].c);
+                } else {
+                    finish_c(moment, direction, row, unit, state[p].c);
+                }
                 if (PROJECTED) {
                     wg_gates[unprojected_at(b, unit)] = state[p].h;
                 } else {

@@ -3,10 +3,15 @@
 
 fn load_weights(lane: Lane, direction: u32) {}
 
-fn gate_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, ROWS>, BATCH> {
-    var sums: array<array<f32, ROWS>, BATCH>;
+fn gate_sums(
+    lane: Lane,
+    direction: u32,
+    phase: u32,
+    first: u32,
+) -> array<array<f32, ROWS>, TOGETHER> {
+    var sums: array<array<f32, ROWS>, TOGETHER>;
     // unroll
-    for (var b = 0u; b < BATCH; b++) {
+    for (var b = 0u; b < TOGETHER; b++) {
         // unroll
         for (var r = 0u; r < ROWS; r++) {
             sums[b][r] = 0.0;
@@ -25,8 +30,8 @@ fn gate_sums(lane: Lane, direction: u32, phase: u32) -> array<array<f32, ROWS>, 
             }
         }
         // unroll
-        for (var b = 0u; b < BATCH; b++) {
-            let h = hidden_block(lane, b, block);
+        for (var b = 0u; b < TOGETHER; b++) {
+            let h = hidden_block(lane, first + b, block);
             // unroll
             for (var r = 0u; r < ROWS; r++) {
                 if ((FIRST_GATES == NUM_GATES) | ((r < FIRST_ROWS) == (phase == 0u))) {

@@ -14,8 +14,8 @@ use crate::{Bound, Capabilities, Context, ElementType, Error, Plan, Variant};
 const PROBLEM: &str = include_str!("../shaders/gemm_problem.wgsl");
 const BLOCKED: &str = include_str!("../shaders/gemm.wgsl");
 const BROADCAST: &str = include_str!("../shaders/gemm_broadcast.wgsl");
-const ROWS_UNIFORM: &str = include_str!("../shaders/gemm_rows_uniform.wgsl");
-const ROWS_SUBGROUP: &str = include_str!("../shaders/gemm_rows_subgroup.wgsl");
+/// What the kernels for CPUs share.
+pub(crate) const IN_ORDER: &str = include_str!("../shaders/in_order.wgsl");
 
 /// What is fixed when the kernels are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -106,58 +106,33 @@ params! {
 enum Tile {
     /// `gemm.wgsl`: `8 * rows` by 64 elements.
     Blocked { rows: u32 },
-    /// `gemm_broadcast.wgsl`: `rows` by `threads * columns` elements; with subgroups of `lanes` that hand the
-    /// rows round.
-    Broadcast {
-        rows: u32,
-        columns: u32,
-        threads: u32,
-        lanes: Option<u32>,
-    },
+    /// `gemm_broadcast.wgsl`: `rows` by [`CPU_COLUMNS`] elements.
+    Broadcast { rows: u32 },
 }
+
+/// Columns of a tile for CPUs: four vectors of eight lanes.
+const CPU_COLUMNS: u32 = 4 * CPU_LANES;
+const CPU_LANES: u32 = 8;
 
 impl Tile {
     /// Few rows get a small tile: what is left of a large one would be computed for nothing.
-    fn choose(capabilities: &Capabilities, variant: Variant, m: u32) -> Self {
-        if !capabilities.cpu {
-            let rows = if m > 16 {
-                8
-            } else {
-                m.clamp(1, 16).div_ceil(8).next_power_of_two()
-            };
-            return Self::Blocked { rows };
+    fn choose(capabilities: &Capabilities, m: u32) -> Self {
+        if capabilities.cpu {
+            let rows = m.clamp(1, 32).next_power_of_two();
+            return Self::Broadcast { rows };
         }
-        match capabilities.fixed_subgroup_size() {
-            Some(lanes) if variant == Variant::Subgroup && m > 4 => {
-                let rows = lanes * m.div_ceil(lanes).clamp(1, 32 / lanes).next_power_of_two();
-                Self::Broadcast {
-                    rows,
-                    columns: 2,
-                    threads: lanes,
-                    lanes: Some(lanes),
-                }
-            }
-            _ => {
-                let rows = m.clamp(1, 8).next_power_of_two();
-                Self::Broadcast {
-                    rows,
-                    columns: 4,
-                    threads: 64,
-                    lanes: None,
-                }
-            }
-        }
+        let rows = if m > 16 {
+            8
+        } else {
+            m.clamp(1, 16).div_ceil(8).next_power_of_two()
+        };
+        Self::Blocked { rows }
     }
 
     fn extent(self) -> [u32; 2] {
         match self {
             Self::Blocked { rows } => [8 * rows, 64],
-            Self::Broadcast {
-                rows,
-                columns,
-                threads,
-                ..
-            } => [rows, columns * threads],
+            Self::Broadcast { rows } => [rows, CPU_COLUMNS],
         }
     }
 
@@ -165,13 +140,9 @@ impl Tile {
         const ANY: &str = ElementType::ANY;
         let (name, parts): (_, &'static [&'static str]) = match self {
             Self::Blocked { .. } => ("gemm", &[COMMON, ANY, PROBLEM, BLOCKED]),
-            Self::Broadcast { lanes: None, .. } => (
+            Self::Broadcast { .. } => (
                 "gemm_broadcast",
-                &[COMMON, ANY, PROBLEM, ROWS_UNIFORM, BROADCAST],
-            ),
-            Self::Broadcast { lanes: Some(_), .. } => (
-                "gemm_broadcast",
-                &[COMMON, ANY, PROBLEM, ROWS_SUBGROUP, BROADCAST],
+                &[COMMON, ANY, PROBLEM, IN_ORDER, BROADCAST],
             ),
         };
         Kernel {
@@ -187,25 +158,13 @@ impl Tile {
     fn constants(self) -> Constants {
         match self {
             Self::Blocked { rows } => vec![("ROWS", Constant::U32(rows))],
-            Self::Broadcast {
-                rows,
-                columns,
-                threads,
-                lanes,
-            } => {
-                let mut constants = vec![
-                    ("ROWS", Constant::U32(rows)),
-                    ("COLUMNS", Constant::U32(columns)),
-                    ("WORKGROUP_SIZE", Constant::U32(threads)),
-                ];
-                if let Some(lanes) = lanes {
-                    constants.extend([
-                        ("LANES", Constant::U32(lanes)),
-                        ("ROWS_PER_LANE", Constant::U32(rows / lanes)),
-                    ]);
-                }
-                constants
-            }
+            Self::Broadcast { rows } => vec![
+                ("ROWS", Constant::U32(rows)),
+                ("COLUMNS", Constant::U32(CPU_COLUMNS / CPU_LANES)),
+                ("WORKGROUP_SIZE", Constant::U32(CPU_LANES)),
+                ("STEP", Constant::U32(4)),
+                ("IN_ORDER", Constant::Bool(true)),
+            ],
         }
     }
 }
@@ -235,7 +194,7 @@ pub(crate) struct Product {
 
 impl Product {
     /// One product as one dispatch.
-    pub fn dispatch(self, capabilities: &Capabilities, variant: Variant) -> Dispatch {
+    pub fn dispatch(self, capabilities: &Capabilities) -> Dispatch {
         let Self {
             config,
             shape,
@@ -245,7 +204,7 @@ impl Product {
             bias,
             output,
         } = self;
-        let tile = Tile::choose(capabilities, variant, shape.m);
+        let tile = Tile::choose(capabilities, shape.m);
         let [rows, columns] = tile.extent();
         let column_tiles = shape.n.div_ceil(columns);
         let num_groups = u64::from(column_tiles) * u64::from(shape.m.div_ceil(rows));
@@ -307,13 +266,8 @@ impl Product {
 
 impl GemmConfig {
     /// The variants that a device can run, best first.
-    pub fn variants(&self, capabilities: &Capabilities) -> impl Iterator<Item = Variant> + use<> {
-        // only the tile for CPUs uses subgroups: each lane is one of its registers
-        let lanes = capabilities
-            .fixed_subgroup_size()
-            .is_some_and(|size| size <= 8);
-        let subgroup = (capabilities.cpu && lanes).then_some(Variant::Subgroup);
-        subgroup.into_iter().chain([Variant::Portable])
+    pub fn variants(&self, _: &Capabilities) -> impl Iterator<Item = Variant> + use<> {
+        std::iter::once(Variant::Portable)
     }
 
     /// How a call runs on a device with `capabilities`; pure.
@@ -373,10 +327,10 @@ impl GemmConfig {
         let dispatches = if empty {
             vec![]
         } else {
-            vec![product.dispatch(capabilities, variant)]
+            vec![product.dispatch(capabilities)]
         };
         let [mf, nf, kf] = [m, n, k].map(f64::from);
-        let [rows, columns] = Tile::choose(capabilities, variant, m).extent();
+        let [rows, columns] = Tile::choose(capabilities, m).extent();
         Ok(Plan {
             variant,
             describe: format!("{rows} x {columns} elements per workgroup"),

@@ -280,7 +280,7 @@ impl Planner<'_> {
 
     pub fn product(&self, product: Product, out: &mut Vec<Dispatch>) {
         if product.shape.m > 0 && product.shape.n > 0 {
-            out.push(product.dispatch(self.capabilities, self.variant));
+            out.push(product.dispatch(self.capabilities));
         }
     }
 

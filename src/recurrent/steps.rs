@@ -265,7 +265,7 @@ impl Planner<'_> {
             bias: Some(("weights", bias..bias + u64::from(gate_rows))),
             output: (workspace, output..output + gates_len),
         };
-        product.dispatch(self.capabilities, self.variant)
+        product.dispatch(self.capabilities)
     }
 
     /// Some steps of a chunk whose gates_x are there.

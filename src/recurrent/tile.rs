@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Cell, RecurrentConfig, Tier};
+use crate::gemm::IN_ORDER;
 use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
 use crate::{Capabilities, Variant};
 
@@ -34,13 +35,14 @@ pub(super) enum Tile {
     /// `recurrent_stepped.wgsl`: a workgroup computes `units` units of `batch` rows; `split` invocations share
     /// the sum of a unit.
     Stepped { units: u32, split: u32, batch: u32 },
-    /// `recurrent_resident.wgsl`: a workgroup of `threads` carries `batch` rows; an invocation sums `rows` rows
-    /// of weight_hh, kept in registers or streamed.
+    /// `recurrent_resident.wgsl`: a workgroup of `threads` carries `batch` rows, on a CPU one after the other; an
+    /// invocation sums `rows` rows of weight_hh, kept in registers or streamed.
     Resident {
         threads: u32,
         rows: u32,
         batch: u32,
         registers: bool,
+        cpu: bool,
     },
     /// `recurrent_persistent.wgsl`: as stepped, through all steps, with `rounds` times `batch` rows in turn; an
     /// invocation holds `held` vectors of the weights of each gate, if any.
@@ -81,20 +83,25 @@ impl Tile {
         config: &RecurrentConfig,
         batch: u32,
     ) -> Option<Self> {
-        let hidden = config.hidden_size;
-        let threads = (config.cell.first_gates() * hidden)
+        let blocks = config.state_size().div_ceil(8);
+        let per_row = |threads| rows(config, threads).iter().sum::<u32>();
+        let widest = (config.cell.first_gates() * config.hidden_size)
             .next_multiple_of(32)
             .min(capabilities.workgroup_invocations);
-        let [first_rows, second_rows] = rows(config, threads);
-        let rows = first_rows + second_rows;
-        let blocks = config.state_size().div_ceil(8);
         // a GPU's registers are shared by all invocations that run at once; a CPU spills to its cache,
-        // which serves contiguous vectors faster than gathers from a buffer
-        let most_weights = if capabilities.cpu {
-            1024
+        // which serves contiguous vectors faster than gathers from a buffer, and what it has gathered of h
+        // serves all rows of an invocation
+        let (threads, most_weights) = if capabilities.cpu {
+            let most = 1024;
+            let least = config.hidden_size.next_multiple_of(32).min(widest);
+            let few = (least..widest)
+                .step_by(32)
+                .find(|&threads| per_row(threads) * blocks * 8 <= most);
+            (few.unwrap_or(widest), most)
         } else {
-            65_536 * 3 / 4 / threads
+            (widest, 65_536 * 3 / 4 / widest)
         };
+        let rows = per_row(threads);
         let registers = rows * blocks * 8 <= most_weights;
         let fits =
             |batch: u32| 4 * batch * (8 * blocks + rows * threads) <= capabilities.workgroup_memory;
@@ -106,6 +113,7 @@ impl Tile {
             rows,
             batch,
             registers,
+            cpu: capabilities.cpu,
         })
     }
 
@@ -267,9 +275,9 @@ impl Tile {
                     ],
                     Self::Resident { registers: true, .. } => match variant {
                         Variant::Subgroup => {
-                            &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* HIDDEN_SUBGROUP, REGISTERS, RESIDENT]
+                            &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* HIDDEN_SUBGROUP, IN_ORDER, REGISTERS, RESIDENT]
                         }
-                        _ => &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* HIDDEN_WORKGROUP, REGISTERS, RESIDENT],
+                        _ => &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* HIDDEN_WORKGROUP, IN_ORDER, REGISTERS, RESIDENT],
                     },
                     Self::Resident { registers: false, .. } => match variant {
                         Variant::Subgroup => {
@@ -354,6 +362,7 @@ impl Tile {
                 threads,
                 rows,
                 batch,
+                cpu,
                 ..
             } => {
                 let blocks = config.state_size().div_ceil(8);
@@ -364,6 +373,8 @@ impl Tile {
                     ("WORKGROUP_SIZE", Constant::U32(threads)),
                     ("ROWS", Constant::U32(rows)),
                     ("FIRST_ROWS", Constant::U32(first_rows)),
+                    ("TOGETHER", Constant::U32(if cpu { 1 } else { batch })),
+                    ("IN_ORDER", Constant::Bool(cpu)),
                     ("BLOCKS", Constant::U32(blocks)),
                     ("BLOCK_VECTORS", Constant::U32(2 * blocks)),
                     (

@@ -121,7 +121,7 @@ impl Planner<'_> {
                 fold: vectors.fold.map(|fold| (Folded::Output, fold)),
                 output: into,
             };
-            out.push((at, product.dispatch(self.capabilities, self.variant)));
+            out.push((at, product.dispatch(self.capabilities)));
         }
         if self.given.grad_norms {
             let a = grads.column(row_len - state);
@@ -236,7 +236,7 @@ impl Planner<'_> {
             fold: b.fold.map(|fold| (Folded::B, fold)),
             output: (name, first..first + u64::from(rows) * u64::from(columns)),
         };
-        product.dispatch(self.capabilities, self.variant)
+        product.dispatch(self.capabilities)
     }
 }
 

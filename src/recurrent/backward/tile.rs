@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::gemm::IN_ORDER;
 use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
 use crate::recurrent::tile::STAGED_VECTORS;
 use crate::recurrent::{Cell, RecurrentConfig, Tier};
@@ -33,13 +34,14 @@ pub(in crate::recurrent) enum Tile {
     /// `recurrent_backward_stepped.wgsl`: a workgroup computes `units` units of `batch` rows; `split` invocations
     /// share the sum of a unit.
     Stepped { units: u32, split: u32, batch: u32 },
-    /// `recurrent_backward_resident.wgsl`: a workgroup carries `batch` rows; `lanes` invocations sum the columns
-    /// of weight_hh, each over every `shares`-th gate.
+    /// `recurrent_backward_resident.wgsl`: a workgroup carries `batch` rows, on a CPU one after the other;
+    /// `lanes` invocations sum the columns of weight_hh, each over every `shares`-th gate.
     Resident {
         lanes: u32,
         shares: u32,
         batch: u32,
         registers: bool,
+        cpu: bool,
     },
 }
 
@@ -72,23 +74,31 @@ impl Tile {
         let (gates, hidden) = (config.cell.num_gates(), config.hidden_size);
         let state = config.state_size();
         let most = capabilities.workgroup_invocations;
-        let lanes = state.next_multiple_of(32).min(most);
-        // the gates of two phases wait for each other
-        let shares = match (config.cell, capabilities.cpu) {
-            (Cell::GruResetBefore, _) | (_, true) => 1,
+        let padded = hidden.next_multiple_of(8);
+        let widest = state.next_multiple_of(32).min(most);
+        let shares_of = |lanes: u32| match config.cell {
+            // the gates of two phases wait for each other
+            Cell::GruResetBefore => 1,
             _ => (1..=gates)
                 .rev()
                 .find(|&shares| gates.is_multiple_of(shares) && shares * lanes <= most)
                 .unwrap_or(1),
         };
-        let columns = state.div_ceil(lanes);
-        let padded = hidden.next_multiple_of(8);
-        let most_weights = if capabilities.cpu {
-            1024
+        let weights = |lanes: u32| gates / shares_of(lanes) * state.div_ceil(lanes) * padded;
+        // as in the forward pass
+        let (lanes, most_weights) = if capabilities.cpu {
+            let most = 1024;
+            let least = (state / gates).next_multiple_of(32).clamp(32, widest);
+            let few = (least..widest)
+                .step_by(32)
+                .find(|&lanes| weights(lanes) <= most);
+            (few.unwrap_or(widest), most)
         } else {
-            65_536 * 3 / 4 / (lanes * shares)
+            (widest, 65_536 * 3 / 4 / (widest * shares_of(widest)))
         };
-        let registers = gates / shares * columns * padded <= most_weights;
+        let shares = shares_of(lanes);
+        let columns = state.div_ceil(lanes);
+        let registers = weights(lanes) <= most_weights;
         let fits = |batch: u32| {
             4 * batch * (gates * padded + shares * columns * lanes) <= capabilities.workgroup_memory
         };
@@ -100,6 +110,7 @@ impl Tile {
             shares,
             batch,
             registers,
+            cpu: capabilities.cpu,
         })
     }
 
@@ -178,6 +189,7 @@ impl Tile {
                     Variant::Subgroup => BLOCK_SUBGROUP,
                     _ => BLOCK_WORKGROUP,
                 },
+                IN_ORDER,
                 if registers { REGISTERS } else { STREAMED },
                 RESIDENT,
             ]),
@@ -230,6 +242,7 @@ impl Tile {
                 lanes,
                 shares,
                 batch,
+                cpu,
                 ..
             } => {
                 let hidden = config.hidden_size;
@@ -243,6 +256,8 @@ impl Tile {
                         "COLUMNS",
                         Constant::U32(config.state_size().div_ceil(lanes)),
                     ),
+                    ("TOGETHER", Constant::U32(if cpu { 1 } else { batch })),
+                    ("IN_ORDER", Constant::Bool(cpu)),
                     ("GATES_EACH", Constant::U32(gates / shares)),
                     ("BLOCKS", Constant::U32(blocks)),
                     ("BLOCK_VECTORS", Constant::U32(2 * blocks)),
