@@ -102,7 +102,8 @@ fn accumulate(lane: Lane, tile: Tile, factors: Factors, sums: ptr<function, Sums
                 // unroll
                 for (var r = 0u; r < ROWS; r++) {
                     let factor = pair_factor(y + r * THREADS_Y, first + o);
-                    if (factor != 0.0) {
+                    // as an integer: NaN is not 0
+                    if ((bitcast<u32>(factor) << 1u) != 0u) {
                         // unroll
                         for (var c = 0u; c < VECTORS; c++) {
                             let at = o * VECTOR_PITCH + x + c * THREADS_X;

@@ -79,7 +79,7 @@ fn pair_gradients(
     block: u32,
 ) -> PairGradients {
     let score = scores(tile, pairs, product, block);
-    let real = is_score(score) & (pairs.row < vec4<u32>(tile.rows));
+    let real = is_unmasked(score) & (pairs.row < vec4<u32>(tile.rows));
     let p = select(vec4<f32>(), exp2(score - log_sum_exp), real);
     var weight = p;
     var dp = grad_weight;

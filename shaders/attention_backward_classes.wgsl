@@ -1,8 +1,7 @@
 // attention_backward_classes: the classes of a mask's blocks as the backward kernels ask for them.
-// Their tiles differ in size, and rows are of either side (ROWS_ARE_KEYS): blocks are as large as
-// the smallest of all tiles, so that one table serves all, and a tile spans several. One that begins
-// inside a block, as the queries of a key under a causal mask may, only spans one more.
-// Holds       ROW_TILE and OTHER_TILE are those of the kernel; ROW_TILE divides where rows begin
+// Their tiles differ in size, and rows are of either side (ROWS_ARE_KEYS): one table serves all, in
+// blocks as small as the smallest tiles, and a tile asks for all the blocks that it touches,
+// wherever it begins (the queries of a key may begin anywhere under a causal mask).
 
 // Others from start on, and the class of their pairs with a workgroup's rows.
 struct Others {

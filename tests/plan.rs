@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use gatefold::kernel::{Dispatch, MAX_STEPS, Operand, WINDOW_ALIGNMENT};
 use gatefold::{
-    AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal, Cell, Direction,
-    ElementType, Error, Given, Layout, Plan, RecurrentBackwardGiven, RecurrentConfig,
-    RecurrentShape, Tier, Variant,
+    AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal,
+    Cell, Direction, ElementType, Error, Given, Layout, Plan, RecurrentBackwardGiven,
+    RecurrentConfig, RecurrentShape, Tier, Variant,
 };
 use proptest::prelude::*;
 
@@ -358,6 +358,58 @@ fn attention_refuses_what_no_device_can_hold() {
             error.to_string(),
             "q_len is 268435456, expected less than 2^28"
         );
+    }
+}
+
+#[test]
+fn gradients_ask_for_the_classes_of_a_mask_and_of_nothing_else() {
+    let floor = Capabilities::floor();
+    let gpu = |subgroup_size| Capabilities {
+        subgroup_size: Some((subgroup_size, subgroup_size)),
+        cooperative: Some(if subgroup_size < 16 { 8 } else { 16 }),
+        workgroup_memory: 48 << 10,
+        workgroup_invocations: 1024,
+        f16: true,
+        ..floor
+    };
+    let cpu = Capabilities {
+        cpu: true,
+        ..gpu(8)
+    };
+    let few = AttentionShape::new(2, 6, 2, 65, 129);
+    let many = AttentionShape::new(8, 16, 16, 300, 500);
+    for device in [floor, gpu(32), gpu(64), cpu] {
+        for (head_dim, shape) in [(16, few), (64, many), (128, many), (512, few)] {
+            let plain = AttentionConfig {
+                head_dim,
+                element: ElementType::F16,
+                bias: Some(ElementType::F32),
+                ..Default::default()
+            };
+            for variant in plain.variants(&device) {
+                let names = |mask, grad_bias| {
+                    let config = AttentionConfig {
+                        mask,
+                        variant: Some(variant),
+                        ..plain
+                    };
+                    let given = AttentionBackwardGiven {
+                        grad_bias,
+                        ..Default::default()
+                    };
+                    let plan = config.plan_backward(&device, shape, given).unwrap();
+                    let names = plan.dispatches.iter().map(|dispatch| dispatch.kernel.name);
+                    (names.collect::<Vec<_>>(), plan.scratch_size)
+                };
+                let (with, scratch_size) = names(true, true);
+                let (without, _) = names(false, true);
+                assert_eq!(with[..2], ["attention_mask", "attention_classes"]);
+                assert_eq!(with[2..], without, "{variant}");
+                assert_eq!(without[0], "attention_backward_statistics");
+                // scratch is asked for before it is known whether there is a gradient of the bias
+                assert_eq!(names(true, false).1, scratch_size, "{variant}");
+            }
+        }
     }
 }
 
