@@ -65,8 +65,8 @@ struct PairGradients {
     product: vec4<f32>,
 }
 
-// product: query . key; grad_weight: grad_output . value; keep: what dropout keeps; block: the class
-// of the pairs
+// product: query . key; grad_weight: grad_output . value; keep: what dropout keeps; block: the
+// class of the pairs
 //     p = exp(s - log_sum_exp);  ds = p (keep dp - delta);  d product = scale ds (1 - tanh^2)
 fn pair_gradients(
     tile: Tile,

@@ -257,7 +257,7 @@ fn in_blocks(b: usize, h: usize, i: usize, j: usize) -> bool {
     let (row, column) = (i / 64, j / 64);
     match (row + 2 * column + h + 2 * b) % 3 {
         _ if row == 1 || column == 1 => false,
-        0 => (7 * i + 13 * j) % 5 != 0,
+        0 => !(7 * i + 13 * j).is_multiple_of(5),
         kind => kind == 1,
     }
 }

@@ -413,6 +413,37 @@ fn gradients_ask_for_the_classes_of_a_mask_and_of_nothing_else() {
     }
 }
 
+#[test]
+fn few_queries_are_held_by_few_subgroups() {
+    let device = Capabilities {
+        subgroup_size: Some((32, 32)),
+        cooperative: Some(16),
+        workgroup_memory: 48 << 10,
+        f16: true,
+        ..Capabilities::floor()
+    };
+    let config = AttentionConfig {
+        head_dim: 128,
+        element: ElementType::F16,
+        ..Default::default()
+    };
+    // heads that share keys are rows of one tile together where they fit
+    for (q_len, num_heads, rows) in [
+        (17, 2, 32),
+        (33, 2, 64),
+        (65, 2, 128),
+        (300, 2, 128),
+        (10, 8, 64),
+        (30, 8, 128),
+        (40, 8, 64),
+    ] {
+        let shape = AttentionShape::new(1, num_heads, 2, q_len, 500);
+        let plan = config.plan(&device, shape, GIVEN).unwrap();
+        let described = format!("cooperative, {rows} queries x 32 keys");
+        assert!(plan.describe.starts_with(&described), "{}", plan.describe);
+    }
+}
+
 /// Sizes small and huge alike.
 fn sizes() -> impl Strategy<Value = u32> {
     prop_oneof![0..40u32, 40..5000u32, any::<u32>()]

@@ -109,7 +109,10 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
             .any(|variant| variant == Variant::Cooperative)
         {
             let given = AttentionGiven::default();
-            all.extend(launches(halves.plan(device, shape, given).unwrap()));
+            let few = AttentionShape::new(1, 6, 6, 20, 129);
+            for shape in [shape, few] {
+                all.extend(launches(halves.plan(device, shape, given).unwrap()));
+            }
             let given = AttentionBackwardGiven::default();
             let masked = AttentionConfig {
                 causal: Causal::BottomRight,
