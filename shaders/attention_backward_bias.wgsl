@@ -72,8 +72,10 @@ fn attention_backward_bias(
                     if (others.x >= range.y || others.x + OTHER_TILE <= range.x) {
                         continue;
                     }
-                    let block = uniform_class(lane, tile_class(tile, row_start, others.x));
-                    if (CLASSES && block == CLASS_NONE) {
+                    // none of its own if the mask keeps these keys from all rows
+                    let end = others.x + OTHER_TILE;
+                    let own = next_others(lane, tile, row_start, others.x, end);
+                    if (own.start >= end) {
                         continue;
                     }
                     let product = products(lane, tile, Factors(row_start, others, false));
@@ -83,7 +85,7 @@ fn attention_backward_bias(
                     for (var r = 0u; r < ROWS; r++) {
                         let row = row_start + y + r * THREADS_Y;
                         let pair =
-                            gradients_of(tile, row, other, product[r], grad_weight[r], block);
+                            gradients_of(tile, row, other, product[r], grad_weight[r], own.block);
                         sum[r] += select(vec4<f32>(), pair.score, other < vec4<u32>(range.y));
                     }
                 }

@@ -14,9 +14,6 @@ var<workgroup> wg_others: vec4<u32>;
 
 // of the pairs of ROW_TILE rows with OTHER_TILE others, as far as their sequence goes
 fn tile_class(tile: Tile, row_start: u32, other_start: u32) -> u32 {
-    if (!CLASSES) {
-        return CLASS_SOME;
-    }
     var first = vec2<u32>(row_start, other_start);
     var size = vec2<u32>(ROW_TILE, OTHER_TILE);
     if (ROWS_ARE_KEYS) {
