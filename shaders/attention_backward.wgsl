@@ -23,8 +23,9 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
-//             attention_backward_pairs.wgsl, attention_backward_products.wgsl,
-//             attention_backward_query.wgsl or attention_backward_key.wgsl
+//             attention_backward_classes.wgsl, attention_backward_pairs.wgsl,
+//             attention_backward_products.wgsl, attention_backward_query.wgsl or
+//             attention_backward_key.wgsl
 
 const VECTOR_PITCH: u32 = VECTORS * THREADS_X;
 const STAGE_SIZE: u32 = max(PRODUCTS_SIZE, STAGED_OTHERS * VECTOR_PITCH);
@@ -101,7 +102,8 @@ fn accumulate(lane: Lane, tile: Tile, factors: Factors, sums: ptr<function, Sums
                 // unroll
                 for (var r = 0u; r < ROWS; r++) {
                     let factor = pair_factor(y + r * THREADS_Y, first + o);
-                    if (factor != 0.0) {
+                    // as an integer: NaN is not 0
+                    if ((bitcast<u32>(factor) << 1u) != 0u) {
                         // unroll
                         for (var c = 0u; c < VECTORS; c++) {
                             let at = o * VECTOR_PITCH + x + c * THREADS_X;
@@ -175,7 +177,10 @@ fn attention_backward(
         tile = uniform_tile(lane, head_tile(place.batch, place.head + g));
         let range = others_of(tile, row_start, min(row_start + ROW_TILE, rows));
         tile.key_end = tile.kv_len;
-        for (var start = range.x; start < range.y; start += OTHER_TILE) {
+        var next = next_others(lane, tile, row_start, range.x, range.y);
+        while (next.start < range.y) {
+            let start = next.start;
+            let block = next.block;
             let others = vec2<u32>(start, range.y);
             let first = Factors(row_start, others, false);
             let second = Factors(row_start, others, true);
@@ -187,7 +192,7 @@ fn attention_backward(
             for (var r = 0u; r < ROWS; r++) {
                 let at = pair_index(y + r * THREADS_Y, x);
                 let row = row_start + y + r * THREADS_Y;
-                let pair = gradients_of(tile, row, other, product[r], grad_weight[r]);
+                let pair = gradients_of(tile, row, other, product[r], grad_weight[r], block);
                 let inside = other < vec4<u32>(range.y);
                 grad_product[r] = select(vec4<f32>(), pair.product, inside);
                 if (ROWS_ARE_KEYS) {
@@ -204,6 +209,7 @@ fn attention_backward(
                 wg_pairs[pair_index(y + r * THREADS_Y, x)] = grad_product[r];
             }
             accumulate(lane, tile, first, &sums);
+            next = next_others(lane, tile, row_start, start + OTHER_TILE, range.y);
         }
     }
 

@@ -14,8 +14,8 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
-//             attention_backward_pairs.wgsl, attention_backward_products.wgsl,
-//             attention_backward_query.wgsl
+//             attention_backward_classes.wgsl, attention_backward_pairs.wgsl,
+//             attention_backward_products.wgsl, attention_backward_query.wgsl
 
 const STAGE_SIZE: u32 = PRODUCTS_SIZE;
 
@@ -72,13 +72,20 @@ fn attention_backward_bias(
                     if (others.x >= range.y || others.x + OTHER_TILE <= range.x) {
                         continue;
                     }
+                    // none of its own if the mask keeps these keys from all rows
+                    let end = others.x + OTHER_TILE;
+                    let own = next_others(lane, tile, row_start, others.x, end);
+                    if (own.start >= end) {
+                        continue;
+                    }
                     let product = products(lane, tile, Factors(row_start, others, false));
                     let grad_weight = products(lane, tile, Factors(row_start, others, true));
                     let other = vec4<u32>(others.x + 4u * x) + vec4<u32>(0u, 1u, 2u, 3u);
                     // unroll
                     for (var r = 0u; r < ROWS; r++) {
                         let row = row_start + y + r * THREADS_Y;
-                        let pair = gradients_of(tile, row, other, product[r], grad_weight[r]);
+                        let pair =
+                            gradients_of(tile, row, other, product[r], grad_weight[r], own.block);
                         sum[r] += select(vec4<f32>(), pair.score, other < vec4<u32>(range.y));
                     }
                 }

@@ -65,7 +65,8 @@ struct PairGradients {
     product: vec4<f32>,
 }
 
-// product: query . key; grad_weight: grad_output . value; keep: what dropout keeps
+// product: query . key; grad_weight: grad_output . value; keep: what dropout keeps; block: the
+// class of the pairs
 //     p = exp(s - log_sum_exp);  ds = p (keep dp - delta);  d product = scale ds (1 - tanh^2)
 fn pair_gradients(
     tile: Tile,
@@ -75,9 +76,10 @@ fn pair_gradients(
     log_sum_exp: vec4<f32>,
     delta: vec4<f32>,
     keep: vec4<bool>,
+    block: u32,
 ) -> PairGradients {
-    let score = scores(tile, pairs, product, CLASS_SOME);
-    let real = is_score(score) & (pairs.row < vec4<u32>(tile.rows));
+    let score = scores(tile, pairs, product, block);
+    let real = is_unmasked(score) & (pairs.row < vec4<u32>(tile.rows));
     let p = select(vec4<f32>(), exp2(score - log_sum_exp), real);
     var weight = p;
     var dp = grad_weight;

@@ -17,7 +17,8 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_hand_round.wgsl, attention_backward_bindings.wgsl,
-//             attention_backward_query.wgsl or attention_backward_key.wgsl
+//             attention_backward_classes.wgsl, attention_backward_query.wgsl or
+//             attention_backward_key.wgsl
 
 const ROW_TILE: u32 = 4u * WORKGROUP_SIZE;
 const OTHER_TILE: u32 = LANES;
@@ -118,7 +119,10 @@ fn attention_backward_broadcast(
                 own_delta[r] = own.y;
             }
         }
-        for (var start = range.x; start < range.y; start += LANES) {
+        var next = next_others(lane, tile, row_start, range.x, range.y);
+        while (next.start < range.y) {
+            let start = next.start;
+            let block = next.block;
             // past the end the last one stands in, and is left out below
             let other = min(start + lane.subgroup_index, range.y - 1u);
 
@@ -176,6 +180,7 @@ fn attention_backward_broadcast(
                 }
                 let pair = pair_gradients(
                     tile, pairs, product[j], grad_weight[j], log_sum_exp, delta, keep[j],
+                    block,
                 );
                 let inside = vec4<bool>(start + j < range.y);
                 var weight = pair.weight;
@@ -215,6 +220,7 @@ fn attention_backward_broadcast(
                     }
                 }
             }
+            next = next_others(lane, tile, row_start, start + OTHER_TILE, range.y);
         }
     }
 

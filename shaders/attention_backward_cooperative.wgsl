@@ -26,9 +26,9 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_problem.wgsl,
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, cooperative_*.wgsl, attention_backward_bindings.wgsl,
-//             attention_backward_pairs.wgsl, attention_backward_query.wgsl or
-//             attention_backward_key.wgsl, attention_backward_cooperative_stage.wgsl,
-//             attention_backward_cooperative_sums.wgsl
+//             attention_backward_classes.wgsl, attention_backward_pairs.wgsl,
+//             attention_backward_query.wgsl or attention_backward_key.wgsl,
+//             attention_backward_cooperative_stage.wgsl, attention_backward_cooperative_sums.wgsl
 
 const WORKGROUP_SIZE: u32 = SUBGROUPS * SUBGROUP_SIZE;
 const ROW_TILE: u32 = ROWS;
@@ -130,10 +130,13 @@ fn attention_backward_cooperative(
         let range = others_of(tile, row_start, min(row_start + ROW_TILE, rows));
         tile.key_end = tile.kv_len;
         // what is staged next, on its way while products are computed
-        var next = load_staged(lane, tile, false, range.x, range.y);
+        var others = next_others(lane, tile, row_start, range.x, range.y);
+        var next = load_staged(lane, tile, false, others.start, range.y);
         var met = meet(lane, next.met);
 
-        for (var start = range.x; start < range.y; start += OTHERS) {
+        while (others.start < range.y) {
+            let start = others.start;
+            let block = others.block;
             // all of workgroup memory is free
             workgroupBarrier();
             let nonfinite = met.nonfinite != 0u;
@@ -145,7 +148,8 @@ fn attention_backward_cooperative(
             store_staged(lane, next, false, grad_output_scale);
             // wg_stage is visible
             workgroupBarrier();
-            next = load_staged(lane, tile, false, start + OTHERS, range.y);
+            others = next_others(lane, tile, row_start, start + OTHERS, range.y);
+            next = load_staged(lane, tile, false, others.start, range.y);
 
             // pass 1: products of both vectors
             for (var k = part * EDGE; k < OTHERS; k += SPLIT * EDGE) {
@@ -176,11 +180,11 @@ fn attention_backward_cooperative(
             // unroll
             for (var n = 0u; n < ITEMS; n++) {
                 let slot = 4u * (item + n * ROW_LANES);
-                let others = vec4<u32>(start + slot) + vec4<u32>(0u, 1u, 2u, 3u);
+                let other = vec4<u32>(start + slot) + vec4<u32>(0u, 1u, 2u, 3u);
                 let at = own * PRODUCT_PITCH + slot;
                 let grad_weight = product_at(SECOND_PRODUCTS + at) * unscale;
-                let pair = gradients_of(tile, row, others, product_at(at), grad_weight);
-                let inside = others < vec4<u32>(range.y);
+                let pair = gradients_of(tile, row, other, product_at(at), grad_weight, block);
+                let inside = other < vec4<u32>(range.y);
                 grad_product[n] = select(vec4<f32>(), pair.product, inside);
                 largest = max(largest, largest_bits(grad_product[n]));
                 if (ROWS_ARE_KEYS) {

@@ -1,13 +1,14 @@
 // attention_backward_pairs: the gradients of pairs for kernels whose rows are of either side
 // (ROWS_ARE_KEYS), from the two products of a row with four others.
 
-// of a row and four others; of keys from a multiple of four on
+// of a row and four others, of keys from a multiple of four on; block: their class
 fn gradients_of(
     tile: Tile,
     row: u32,
     others: vec4<u32>,
     product: vec4<f32>,
     grad_weight: vec4<f32>,
+    block: u32,
 ) -> PairGradients {
     var pairs = Pairs(vec4<u32>(row), others);
     var log_sum_exp: vec4<f32>;
@@ -32,5 +33,5 @@ fn gradients_of(
             keep = kept(tile, row, others.x / 4u);
         }
     }
-    return pair_gradients(tile, pairs, product, grad_weight, log_sum_exp, delta, keep);
+    return pair_gradients(tile, pairs, product, grad_weight, log_sum_exp, delta, keep, block);
 }

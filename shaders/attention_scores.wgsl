@@ -120,6 +120,12 @@ fn scores(tile: Tile, pairs: Pairs, product: vec4<f32>, block: u32) -> vec4<f32>
     return select(vec4<f32>(MASKED), score, allowed);
 }
 
+// of each component: a score of a pair that may attend, be it NaN. As integers: a comparison with
+// NaN may be taken for impossible
+fn is_unmasked(score: vec4<f32>) -> vec4<bool> {
+    return bitcast<vec4<u32>>(score) != vec4<u32>(MASKED_BITS);
+}
+
 // whether a score is one; every true score lies above
 fn is_score(score: vec4<f32>) -> vec4<bool> {
     return score > vec4<f32>(MASKED * 0.5);

@@ -3,6 +3,7 @@
 // a masked score. Finite, because WGSL lets a compiler assume that there is no infinity; below
 // every score that a bias above -1e30 can lead to
 const MASKED: f32 = -3e38;
+const MASKED_BITS: u32 = 0xff61b1e6u;
 const LOG2_E: f32 = 1.4426950408889634;
 const LN_2: f32 = 0.6931471805599453;
 // the bits of -infinity, for outputs that are written as integers

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use gatefold::kernel::{Dispatch, MAX_STEPS, Operand, WINDOW_ALIGNMENT};
 use gatefold::{
-    AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal, Cell, Direction,
-    ElementType, Error, Given, Layout, Plan, RecurrentBackwardGiven, RecurrentConfig,
-    RecurrentShape, Tier, Variant,
+    AttentionBackwardGiven, AttentionConfig, AttentionGiven, AttentionShape, Capabilities, Causal,
+    Cell, Direction, ElementType, Error, Given, Layout, Plan, RecurrentBackwardGiven,
+    RecurrentConfig, RecurrentShape, Tier, Variant,
 };
 use proptest::prelude::*;
 
@@ -358,6 +358,89 @@ fn attention_refuses_what_no_device_can_hold() {
             error.to_string(),
             "q_len is 268435456, expected less than 2^28"
         );
+    }
+}
+
+#[test]
+fn gradients_ask_for_the_classes_of_a_mask_and_of_nothing_else() {
+    let floor = Capabilities::floor();
+    let gpu = |subgroup_size| Capabilities {
+        subgroup_size: Some((subgroup_size, subgroup_size)),
+        cooperative: Some(if subgroup_size < 16 { 8 } else { 16 }),
+        workgroup_memory: 48 << 10,
+        workgroup_invocations: 1024,
+        f16: true,
+        ..floor
+    };
+    let cpu = Capabilities {
+        cpu: true,
+        ..gpu(8)
+    };
+    let few = AttentionShape::new(2, 6, 2, 65, 129);
+    let many = AttentionShape::new(8, 16, 16, 300, 500);
+    for device in [floor, gpu(32), gpu(64), cpu] {
+        for (head_dim, shape) in [(16, few), (64, many), (128, many), (512, few)] {
+            let plain = AttentionConfig {
+                head_dim,
+                element: ElementType::F16,
+                bias: Some(ElementType::F32),
+                ..Default::default()
+            };
+            for variant in plain.variants(&device) {
+                let names = |mask, grad_bias| {
+                    let config = AttentionConfig {
+                        mask,
+                        variant: Some(variant),
+                        ..plain
+                    };
+                    let given = AttentionBackwardGiven {
+                        grad_bias,
+                        ..Default::default()
+                    };
+                    let plan = config.plan_backward(&device, shape, given).unwrap();
+                    let names = plan.dispatches.iter().map(|dispatch| dispatch.kernel.name);
+                    (names.collect::<Vec<_>>(), plan.scratch_size)
+                };
+                let (with, scratch_size) = names(true, true);
+                let (without, _) = names(false, true);
+                assert_eq!(with[..2], ["attention_mask", "attention_classes"]);
+                assert_eq!(with[2..], without, "{variant}");
+                assert_eq!(without[0], "attention_backward_statistics");
+                // scratch is asked for before it is known whether there is a gradient of the bias
+                assert_eq!(names(true, false).1, scratch_size, "{variant}");
+            }
+        }
+    }
+}
+
+#[test]
+fn few_queries_are_held_by_few_subgroups() {
+    let device = Capabilities {
+        subgroup_size: Some((32, 32)),
+        cooperative: Some(16),
+        workgroup_memory: 48 << 10,
+        f16: true,
+        ..Capabilities::floor()
+    };
+    let config = AttentionConfig {
+        head_dim: 128,
+        element: ElementType::F16,
+        ..Default::default()
+    };
+    // heads that share keys are rows of one tile together where they fit
+    for (q_len, num_heads, rows) in [
+        (17, 2, 32),
+        (33, 2, 64),
+        (65, 2, 128),
+        (300, 2, 128),
+        (10, 8, 64),
+        (30, 8, 128),
+        (40, 8, 64),
+    ] {
+        let shape = AttentionShape::new(1, num_heads, 2, q_len, 500);
+        let plan = config.plan(&device, shape, GIVEN).unwrap();
+        let described = format!("cooperative, {rows} queries x 32 keys");
+        assert!(plan.describe.starts_with(&described), "{}", plan.describe);
     }
 }
 

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use tile::{Blocked, Side, Tile, bias_kernel};
 
-use super::gathered::Gathered;
+use super::gathered::{Blocks, Gathered};
 use super::plan::groups;
 use super::problem::{Params, Problem};
 use super::tensors::{Chunk, Tensor, Tensors, check_injective};
@@ -175,7 +175,14 @@ impl AttentionConfig {
         let gradients = Gradients::new(&tensors);
         gradients.check(&shape)?;
 
-        let gathered = Gathered::new(self, &shape, forward_given, None);
+        let dims = [self.head_dim, self.value_dim()];
+        let tiles = [Side::Query, Side::Key]
+            .map(|side| Tile::choose(capabilities, chosen, side, dims, &shape));
+        let bias_tile = Blocked::choose(capabilities, Side::Query, dims[0].max(dims[1]), &shape);
+        // whether its gradient is asked for or not: scratch is the same
+        let bias_too = self.bias.map(|_| bias_tile);
+        let blocks = self.mask.then(|| Tile::blocks(tiles, bias_too));
+        let gathered = Gathered::new(self, &shape, forward_given, blocks);
         let rows = match shape.packed {
             Some(packed) => u64::from(packed.query_tokens),
             None => u64::from(shape.batch) * u64::from(shape.q_len),
@@ -190,7 +197,6 @@ impl AttentionConfig {
                 allowed,
             });
         }
-        let dims = [self.head_dim, self.value_dim()];
         let problem = Problem {
             config: self,
             shape: &shape,
@@ -198,8 +204,6 @@ impl AttentionConfig {
             tensors: &tensors,
             gathered: &gathered,
         };
-        let tiles = [Side::Query, Side::Key]
-            .map(|side| Tile::choose(capabilities, chosen, side, dims, &shape));
         let cooperative = tiles
             .iter()
             .any(|tile| matches!(tile, Tile::Cooperative(_)));
@@ -212,12 +216,13 @@ impl AttentionConfig {
             problem,
             gradients,
             tiles,
-            bias_tile: Blocked::choose(capabilities, Side::Query, dims[0].max(dims[1]), &shape),
+            bias_tile,
+            blocks,
             scratch,
         };
         let mut dispatches = Vec::new();
         if shape.batch > 0 {
-            gathered.dispatches(&shape, None, &mut dispatches);
+            gathered.dispatches(&shape, blocks, &mut dispatches);
             let bound_too = gradients.all();
             let chunks = tensors.chunks(&shape, &bound_too, capabilities.storage_binding_size)?;
             for chunk in &chunks {
@@ -294,6 +299,7 @@ struct Planner<'a> {
     gradients: Gradients,
     tiles: [Tile; 2],
     bias_tile: Blocked,
+    blocks: Option<Blocks>,
     /// In words.
     scratch: u64,
 }
@@ -422,7 +428,7 @@ impl Planner<'_> {
             ..params
         };
         operands.extend([gradient, second_gradient]);
-        let mut constants = self.problem.constants(None);
+        let mut constants = self.problem.constants(self.blocks);
         let config = self.problem.config;
         constants.extend(tile.constants(side, [config.head_dim, config.value_dim()]));
         Ok(Dispatch {
@@ -459,7 +465,7 @@ impl Planner<'_> {
         operands.extend([gradient, Operand::Unused]);
         // a chunk that is not the first to see an element adds to it
         let add = !axes.batch && chunk.0.start > 0 || !axes.head && heads.start > 0;
-        let mut constants = self.problem.constants(None);
+        let mut constants = self.problem.constants(self.blocks);
         constants.extend(tile.constants());
         constants.extend([
             ("ROWS_ARE_KEYS", Constant::Bool(false)),

@@ -90,7 +90,7 @@ impl Tile {
         let few = Self::decode(capabilities, variant, head_dim, rows);
         let matrices = Self::cooperative(capabilities, [head_dim, value_dim]);
         if let (Variant::Cooperative, Some(tile)) = (variant, few.or(matrices)) {
-            return tile;
+            return tile.for_queries(shape);
         }
         if capabilities.cpu {
             match (variant, capabilities.fixed_subgroup_size()) {
@@ -182,6 +182,38 @@ impl Tile {
             .find(through_memory)?;
         let subgroups = threads / subgroup_size;
         (subgroups > 0).then(|| tile(false, rows, keys, subgroups))
+    }
+
+    /// Queries held in matrices by as few subgroups as `shape` has rows for: those of all heads that share keys where
+    /// they are one tile together, else of one head. 64 invocations stay, for all share the work of staging keys and
+    /// values: 16 vectors of each are in the registers of one of them then, if heads are as long as they may be.
+    fn for_queries(mut self, shape: &AttentionShape) -> Self {
+        const FEWEST_THREADS: u32 = 64;
+        if let Self::Cooperative {
+            held: true,
+            rows,
+            edge,
+            subgroups,
+            subgroup_size,
+            ..
+        } = &mut self
+        {
+            let queries = u64::from(shape.q_len);
+            let together = queries * u64::from(shape.group_size());
+            let folds = shape.packed.is_none() && together <= (*rows).into();
+            let wanted = if folds { together } else { queries };
+            let half_is_enough = |subgroups: u32| {
+                let half = subgroups / 2;
+                subgroups.is_multiple_of(2)
+                    && half * *subgroup_size >= FEWEST_THREADS
+                    && u64::from(half * *edge) >= wanted
+            };
+            while half_is_enough(*subgroups) {
+                *subgroups /= 2;
+            }
+            *rows = *subgroups * *edge;
+        }
+        self
     }
 
     /// Where there are enough queries to fill a large GPU, larger blocks: each element that is staged meets more

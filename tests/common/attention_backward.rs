@@ -128,69 +128,84 @@ pub fn check_variant(gpu: &Gpu, variant: Variant, case: Case, inputs: &Inputs) {
     check_these(these, case, inputs);
 }
 
-fn check_these(variants: Vec<(Gpu, Variant, String)>, case: Case, inputs: &Inputs) {
-    let p = case.problem(inputs);
-    let [query, key, value] = [&inputs.query, &inputs.key, &inputs.value];
-    let exact = [query, key, value, &inputs.grad_output].map(|x| convert::<f64>(x));
-    let [q, k, v, g] = &exact;
-    let truth = reference::backward(&p, q, k, v, g);
-    let magnitude = reference::backward_magnitude(&p, q, k, v, g);
-    let yardstick = reference::backward(&p, query, key, value, &inputs.grad_output);
-    let bias_shape = p.bias.map_or([0; 4], |bias| bias.shape);
+/// Compares these forms with the reference.
+pub fn check_these(variants: Vec<(Gpu, Variant, String)>, case: Case, inputs: &Inputs) {
+    let judge = Judge::new(&case, inputs);
     for (guise, variant, tile) in variants {
-        let [query, key, value, bias, sinks] = run(&guise, &case, variant, inputs);
-        let keys = [p.batch * p.num_kv_heads, p.kv_len];
-        let judged = [
-            (
-                "grad_query",
-                vec![p.batch * p.num_heads, p.q_len, p.head_dim],
-                query,
-                &truth.query,
-                &magnitude.query,
-                &yardstick.query,
-            ),
-            (
-                "grad_key",
-                vec![keys[0], keys[1], p.head_dim],
-                key,
-                &truth.key,
-                &magnitude.key,
-                &yardstick.key,
-            ),
-            (
-                "grad_value",
-                vec![keys[0], keys[1], p.value_dim],
-                value,
-                &truth.value,
-                &magnitude.value,
-                &yardstick.value,
-            ),
-            (
-                "grad_bias",
-                bias_shape.to_vec(),
-                bias,
-                &truth.bias,
-                &magnitude.bias,
-                &yardstick.bias,
-            ),
-            (
-                "grad_sinks",
-                vec![truth.sinks.len()],
-                sinks,
-                &truth.sinks,
-                &magnitude.sinks,
-                &yardstick.sinks,
-            ),
-        ];
-        for (name, shape, got, truth, magnitude, yardstick) in judged {
-            let tolerance = Tolerance::GRADIENT.of(variant);
-            let result = compare_with(name, &shape, &got, truth, magnitude, yardstick, tolerance);
-            if let Err(difference) = result {
-                panic!(
-                    "{difference}\n{variant}, {tile}\n{case:?}\n{}",
-                    guise.describe()
-                );
-            }
+        let got = run(&guise, &case, variant, inputs);
+        if let Err(difference) = judge.check(got, variant) {
+            panic!(
+                "{difference}\n{variant}, {tile}\n{case:?}\n{}",
+                guise.describe()
+            );
         }
+    }
+}
+
+/// What the reference says of a case.
+pub struct Judge {
+    shapes: [Vec<usize>; 5],
+    truth: reference::Gradients<f64>,
+    magnitude: reference::Gradients<f64>,
+    yardstick: reference::Gradients<f32>,
+}
+
+impl Judge {
+    pub fn new(case: &Case, inputs: &Inputs) -> Self {
+        let p = case.problem(inputs);
+        let [query, key, value] = [&inputs.query, &inputs.key, &inputs.value];
+        let exact = [query, key, value, &inputs.grad_output].map(|x| convert::<f64>(x));
+        let [q, k, v, g] = &exact;
+        let truth = reference::backward(&p, q, k, v, g);
+        let keys = p.batch * p.num_kv_heads;
+        Self {
+            shapes: [
+                vec![p.batch * p.num_heads, p.q_len, p.head_dim],
+                vec![keys, p.kv_len, p.head_dim],
+                vec![keys, p.kv_len, p.value_dim],
+                p.bias.map_or([0; 4], |bias| bias.shape).to_vec(),
+                vec![truth.sinks.len()],
+            ],
+            truth,
+            magnitude: reference::backward_magnitude(&p, q, k, v, g),
+            yardstick: reference::backward(&p, query, key, value, &inputs.grad_output),
+        }
+    }
+
+    /// The worst element of the first gradient that is not right.
+    pub fn check(&self, got: Gradients, variant: Variant) -> Result<(), String> {
+        fn all<R>(gradients: &reference::Gradients<R>) -> [&[R]; 5] {
+            let reference::Gradients {
+                query,
+                key,
+                value,
+                bias,
+                sinks,
+            } = gradients;
+            [query, key, value, bias, sinks]
+        }
+        const NAMES: [&str; 5] = [
+            "grad_query",
+            "grad_key",
+            "grad_value",
+            "grad_bias",
+            "grad_sinks",
+        ];
+        let (truth, magnitude) = (all(&self.truth), all(&self.magnitude));
+        let yardstick = all(&self.yardstick);
+        let tolerance = Tolerance::GRADIENT.of(variant);
+        for (at, name) in NAMES.into_iter().enumerate() {
+            compare_with(
+                name,
+                &self.shapes[at],
+                &got[at],
+                truth[at],
+                magnitude[at],
+                yardstick[at],
+                tolerance,
+            )
+            .map_err(|difference| difference.to_string())?;
+        }
+        Ok(())
     }
 }

@@ -109,10 +109,20 @@ fn attention(device: &Capabilities) -> Vec<Launch> {
             .any(|variant| variant == Variant::Cooperative)
         {
             let given = AttentionGiven::default();
-            all.extend(launches(halves.plan(device, shape, given).unwrap()));
+            let few = AttentionShape::new(1, 6, 6, 20, 129);
+            for shape in [shape, few] {
+                all.extend(launches(halves.plan(device, shape, given).unwrap()));
+            }
             let given = AttentionBackwardGiven::default();
-            let backward = halves.plan_backward(device, shape, given).unwrap();
-            all.extend(backward.dispatches.into_iter().map(backward_needs));
+            let masked = AttentionConfig {
+                causal: Causal::BottomRight,
+                mask: true,
+                ..halves
+            };
+            for config in [halves, masked] {
+                let backward = config.plan_backward(device, shape, given).unwrap();
+                all.extend(backward.dispatches.into_iter().map(backward_needs));
+            }
         }
         for config in with_options(plain, (head_dim, value_dim) == (16, 16)) {
             for variant in config.variants(device) {

@@ -1,6 +1,7 @@
 //! The kernels of the backward pass and their tiles, as data.
 
 use crate::attention::AttentionShape;
+use crate::attention::gathered::Blocks;
 use crate::attention::problem::{Params, Problem};
 use crate::kernel::{Access, Constant, Constants, Kernel};
 use crate::probe::cooperative_part;
@@ -10,6 +11,7 @@ const LANE: &str = include_str!("../../../shaders/attention_lane.wgsl");
 const HAND_ROUND: &str = include_str!("../../../shaders/attention_hand_round.wgsl");
 const BINDINGS: &str = include_str!("../../../shaders/attention_backward_bindings.wgsl");
 const PRODUCTS: &str = include_str!("../../../shaders/attention_backward_products.wgsl");
+const CLASSES: &str = include_str!("../../../shaders/attention_backward_classes.wgsl");
 const PAIRS: &str = include_str!("../../../shaders/attention_backward_pairs.wgsl");
 const QUERY: &str = include_str!("../../../shaders/attention_backward_query.wgsl");
 const KEY: &str = include_str!("../../../shaders/attention_backward_key.wgsl");
@@ -81,6 +83,27 @@ impl Tile {
         }
     }
 
+    fn other_tile(self) -> u32 {
+        match self {
+            Self::Blocked(tile) => tile.other_tile(),
+            Self::Broadcast { lanes } => lanes,
+            Self::Cooperative(tile) => tile.others,
+        }
+    }
+
+    /// The blocks of a mask whose classes serve the kernels of both sides and of the bias, if there is one: as small
+    /// as the smallest of their tiles. All edges are powers of two, so a tile is a number of whole blocks. One table
+    /// is one dispatch and one set of strides; a kernel asks for a few words where its tile is larger.
+    pub fn blocks([query, key]: [Self; 2], bias: Option<Blocked>) -> Blocks {
+        let bias = bias.map_or(query, Self::Blocked);
+        let rows = query.row_tile().min(key.other_tile());
+        let keys = query.other_tile().min(key.row_tile());
+        Blocks {
+            rows: rows.min(bias.row_tile()),
+            keys: keys.min(bias.other_tile()),
+        }
+    }
+
     pub fn describe(self) -> String {
         match self {
             Self::Blocked(tile) => format!("{} x {}", tile.row_tile(), tile.other_tile()),
@@ -103,12 +126,12 @@ impl Tile {
             Self::Blocked(_) => kernel(
                 "attention_backward",
                 problem,
-                vec![LANE, BINDINGS, PAIRS, PRODUCTS, of_side, BLOCKED],
+                vec![LANE, BINDINGS, CLASSES, PAIRS, PRODUCTS, of_side, BLOCKED],
             ),
             Self::Broadcast { .. } => kernel(
                 "attention_backward_broadcast",
                 problem,
-                vec![HAND_ROUND, BINDINGS, of_side, BROADCAST],
+                vec![HAND_ROUND, BINDINGS, CLASSES, of_side, BROADCAST],
             ),
             Self::Cooperative(tile) => Kernel {
                 enables: Capabilities::COOPERATIVE_ENABLES,
@@ -119,6 +142,7 @@ impl Tile {
                         LANE,
                         cooperative_part(tile.edge),
                         BINDINGS,
+                        CLASSES,
                         PAIRS,
                         of_side,
                         COOPERATIVE_STAGE,
@@ -152,7 +176,7 @@ pub(super) fn bias_kernel(problem: &Problem<'_>) -> Kernel {
     kernel(
         "attention_backward_bias",
         problem,
-        vec![LANE, BINDINGS, PAIRS, PRODUCTS, QUERY, BIAS],
+        vec![LANE, BINDINGS, CLASSES, PAIRS, PRODUCTS, QUERY, BIAS],
     )
 }
 
