@@ -18,8 +18,8 @@
 // Parts       common.wgsl, recurrent_backward_problem.wgsl, recurrent_slopes_*.wgsl,
 //             recurrent_backward_cell_*.wgsl,
 //             recurrent_backward_block_workgroup.wgsl or recurrent_backward_block_subgroup.wgsl,
-//             in_order.wgsl and recurrent_backward_sums_registers.wgsl, or
-//             recurrent_backward_sums_streamed.wgsl
+//             recurrent_backward_added.wgsl, in_order.wgsl and
+//             recurrent_backward_sums_registers.wgsl or recurrent_backward_sums_streamed.wgsl
 
 const WORKGROUP_SIZE: u32 = LANES * SHARES;
 
@@ -47,27 +47,6 @@ fn is_state(pair: u32, row_start: u32) -> bool {
 
 fn is_unit(pair: u32, row_start: u32) -> bool {
     return pair < BATCH * HIDDEN && row_start + pair / HIDDEN < params.batch;
-}
-
-// the sums of an invocation's gates, in order
-fn added(
-    sums: array<array<array<f32, COLUMNS>, GATES_EACH>, TOGETHER>,
-) -> array<array<f32, COLUMNS>, TOGETHER> {
-    var all: array<array<f32, COLUMNS>, TOGETHER>;
-    // unroll
-    for (var b = 0u; b < TOGETHER; b++) {
-        // unroll
-        for (var i = 0u; i < COLUMNS; i++) {
-            all[b][i] = sums[b][0][i];
-            // unroll
-            for (var q = 0u; q < GATES_EACH; q++) {
-                if (q > 0u) {
-                    all[b][i] += sums[b][q][i];
-                }
-            }
-        }
-    }
-    return all;
 }
 
 // the sums of a phase, of TOGETHER batch rows at a time, to wg_sums

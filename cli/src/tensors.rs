@@ -203,7 +203,11 @@ fn each<const N: usize, T>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T> 
 impl View for &Tensor {
     fn dtype(&self) -> Dtype {
         match self.data {
-            Data::F32(_) => Dtype::F32,
+            Data::F32(_) => match self.element {
+                ElementType::F16 => Dtype::F16,
+                ElementType::Bf16 => Dtype::BF16,
+                ElementType::F32 => Dtype::F32,
+            },
             Data::F64(_) => Dtype::F64,
             Data::I64(_) => Dtype::I64,
             Data::Bool(_) => Dtype::BOOL,
@@ -216,7 +220,17 @@ impl View for &Tensor {
 
     fn data(&self) -> Cow<'_, [u8]> {
         match &self.data {
-            Data::F32(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::F32(data) => match self.element {
+                ElementType::F16 => data
+                    .iter()
+                    .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                    .collect(),
+                ElementType::Bf16 => data
+                    .iter()
+                    .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                    .collect(),
+                ElementType::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            },
             Data::F64(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Data::I64(data) => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Data::Bool(data) => data.iter().map(|&x| u8::from(x)).collect(),
@@ -285,6 +299,22 @@ mod tests {
     fn view(dtype: Dtype, bytes: &[u8]) -> Tensor {
         let len = bytes.len() * 8 / dtype.bitsize();
         decode("x", &TensorView::new(dtype, vec![len], bytes).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn halves_are_written_as_they_are_stored() {
+        for (element, kind) in [
+            (ElementType::F16, Dtype::F16),
+            (ElementType::Bf16, Dtype::BF16),
+        ] {
+            let mut tensor = Tensor::f32(&[2], vec![1.5, -0.25]);
+            tensor.element = element;
+            let tensors = Tensors::from([("x".to_owned(), tensor.clone())]);
+            let bytes = safetensors::serialize(&tensors, None).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            assert_eq!(file.tensor("x").unwrap().dtype(), kind);
+            assert_eq!(decode("x", &file.tensor("x").unwrap()).unwrap(), tensor);
+        }
     }
 
     #[test]

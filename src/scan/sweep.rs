@@ -89,7 +89,7 @@ impl Tiling {
         };
         let limit = "max_storage_buffer_binding_size";
         let allowed = capabilities.storage_binding_size.min(1 << 31);
-        let per_step = 4 * step.max(1);
+        let per_step = step.max(1).saturating_mul(4);
         // the tensor that is looked back into has one step more, and starts up to 252 bytes early
         let steps = allowed.saturating_sub(256) / per_step;
         if steps < 2 {

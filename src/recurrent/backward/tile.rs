@@ -25,6 +25,7 @@ const BLOCK_WORKGROUP: &str =
     include_str!("../../../shaders/recurrent_backward_block_workgroup.wgsl");
 const BLOCK_SUBGROUP: &str =
     include_str!("../../../shaders/recurrent_backward_block_subgroup.wgsl");
+const ADDED: &str = include_str!("../../../shaders/recurrent_backward_added.wgsl");
 const REGISTERS: &str = include_str!("../../../shaders/recurrent_backward_sums_registers.wgsl");
 const STREAMED: &str = include_str!("../../../shaders/recurrent_backward_sums_streamed.wgsl");
 
@@ -189,6 +190,7 @@ impl Tile {
                     Variant::Subgroup => BLOCK_SUBGROUP,
                     _ => BLOCK_WORKGROUP,
                 },
+                ADDED,
                 IN_ORDER,
                 if registers { REGISTERS } else { STREAMED },
                 RESIDENT,

@@ -146,7 +146,11 @@ pub fn random(problem: &Recurrent, seed: u64) -> Tensors {
         values
             .iter_mut()
             .for_each(|value| *value = element.round(*value));
-        tensors.insert(name.to_owned(), Tensor::f32(shape, values));
+        let tensor = Tensor {
+            element,
+            ..Tensor::f32(shape, values)
+        };
+        tensors.insert(name.to_owned(), tensor);
     };
     add("input", &[p.seq_len, p.batch, p.input_size], 1.0);
     let directions = p.direction.count() as usize;
