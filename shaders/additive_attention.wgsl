@@ -61,7 +61,8 @@ fn additive_attention(
         row_sum *= rescale;
         // unroll
         for (var j = 0u; j < COLUMNS; j++) {
-            let allowed = weight[j] != Rows(MASKED);
+            // as integers: a comparison with NaN may be taken for impossible
+            let allowed = bitcast<RowIndices>(weight[j]) != RowIndices(MASKED_BITS);
             weight[j] = select(Rows(0.0), exp2(weight[j] - row_max), allowed);
             row_sum += weight[j];
         }

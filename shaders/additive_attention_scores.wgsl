@@ -34,10 +34,6 @@ struct Tile {
     column_values: u32,
 }
 
-fn is_nan(x: f32) -> bool {
-    return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
-}
-
 // past params.dim the last element is repeated; its v is 0. `clean` makes a NaN 0: the gradient of
 // a masked pair is 0 times what its terms give, and 0 times NaN would be NaN
 fn term_of_column(tile: Tile, column: u32, d: u32, clean: bool) -> f32 {
@@ -62,7 +58,9 @@ fn weight_of_term(d: u32) -> f32 {
 
 // 1 / (1 + exp(2x)); beyond 15 it is 0 or 1 in f32
 fn direct(x: Rows) -> Rows {
-    return 1.0 / (1.0 + exp2(TWO_LOG2_E * clamp(x, Rows(-15.0), Rows(15.0))));
+    let y = 1.0 / (1.0 + exp2(TWO_LOG2_E * clamp(x, Rows(-15.0), Rows(15.0))));
+    let nan = (bitcast<RowIndices>(x) & RowIndices(0x7fffffffu)) > RowIndices(0x7f800000u);
+    return select(y, x, nan);
 }
 
 // Scores times log2(e) of the rows, which must be in range, against columns from column_start on.

@@ -95,7 +95,7 @@ fn attention_broadcast(
         // unroll
         for (var j = 0u; j < KEYS; j++) {
             let weight = exp2(score[j] - row_max);
-            score[j] = select(vec4<f32>(), weight, is_score(score[j]));
+            score[j] = select(vec4<f32>(), weight, is_unmasked(score[j]));
             row_sum += score[j];
         }
         if (DROPOUT) {

@@ -32,7 +32,7 @@ fn largest(score: vec4<f32>) -> f32 {
 
 // of four scores of a row, before dropout
 fn weights_of(score: vec4<f32>, row_max: f32) -> vec4<f32> {
-    return select(vec4<f32>(), exp2(score - vec4<f32>(row_max)), is_score(score));
+    return select(vec4<f32>(), exp2(score - vec4<f32>(row_max)), is_unmasked(score));
 }
 
 // what dropout leaves of the weights of keys key .. key + 3

@@ -126,11 +126,6 @@ fn is_unmasked(score: vec4<f32>) -> vec4<bool> {
     return bitcast<vec4<u32>>(score) != vec4<u32>(MASKED_BITS);
 }
 
-// whether a score is one; every true score lies above
-fn is_score(score: vec4<f32>) -> vec4<bool> {
-    return score > vec4<f32>(MASKED * 0.5);
-}
-
 // of each component: neither NaN nor infinite
 fn is_finite(x: vec4<f32>) -> vec4<bool> {
     return (bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) != vec4<u32>(0x7f800000u);

@@ -57,7 +57,7 @@ fn attention_weights(
     }
     let score = scores(tile, Pairs(vec4<u32>(row), keys), product, CLASS_SOME);
     let bits = log_sum_exp[tile.log_sum_exp + row];
-    let real = is_score(score) & vec4<bool>(bits != NEGATIVE_INFINITY_BITS);
+    let real = is_unmasked(score) & vec4<bool>(bits != NEGATIVE_INFINITY_BITS);
     let weight = exp2(score - vec4<f32>(LOG2_E * bitcast<f32>(bits)));
     let own = select(vec4<f32>(), weight, real);
     let first = params.output_first + batch * params.output_batch

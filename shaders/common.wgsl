@@ -9,14 +9,24 @@ const LN_2: f32 = 0.6931471805599453;
 // the bits of -infinity, for outputs that are written as integers
 const NEGATIVE_INFINITY_BITS: u32 = 0xff800000u;
 
+// by its bits: a compiler may take x != x to be false
+fn is_nan(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// y, or x itself where that is NaN, which min, max and clamp may turn into a number
+fn or_nan(y: f32, x: f32) -> f32 {
+    return select(y, x, is_nan(x));
+}
+
 // tanh may be computed as sinh / cosh and overflow to NaN from |x| = 44 on; at 15 it is 1 in f32
 fn tanh_bounded(x: f32) -> f32 {
-    return tanh(clamp(x, -15.0, 15.0));
+    return or_nan(tanh(clamp(x, -15.0, 15.0)), x);
 }
 
 // exp overflows at 88; beyond 30 the sigmoid is 0 or 1 to within 1e-13
 fn sigmoid(x: f32) -> f32 {
-    return 1.0 / (1.0 + exp(-clamp(x, -30.0, 30.0)));
+    return or_nan(1.0 / (1.0 + exp(-clamp(x, -30.0, 30.0))), x);
 }
 
 // sum + dot(a, b), four fused multiply-adds

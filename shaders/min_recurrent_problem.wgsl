@@ -9,7 +9,7 @@ fn gates_at(place: Place) -> u32 {
 // a sigmoid whose tail goes on to 0: the slope of a closed gate is as small as it is. Beyond 87 exp
 // would overflow
 fn gate(x: f32) -> f32 {
-    return select(1.0 / (1.0 + exp(-clamp(x, -87.0, 87.0))), 0.0, x < -87.0);
+    return or_nan(select(1.0 / (1.0 + exp(-clamp(x, -87.0, 87.0))), 0.0, x < -87.0), x);
 }
 
 // the new value n, before which POSITIVE puts the paper's g: x + 1/2, or sigmoid(x) below 0

@@ -7,7 +7,7 @@ fn gate_activation(direction: u32, x: f32) -> f32 {
 
 fn candidate_activation(direction: u32, x: f32) -> f32 {
     if (RELU) {
-        return max(clipped(x), 0.0);
+        return or_nan(max(clipped(x), 0.0), x);
     }
     return tanh_bounded(clipped(x));
 }

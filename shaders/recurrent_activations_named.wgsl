@@ -23,16 +23,16 @@ fn activation(direction: u32, role: u32, x: f32) -> f32 {
             return tanh_bounded(x);
         }
         case RELU_BY_NAME: {
-            return max(x, 0.0);
+            return or_nan(max(x, 0.0), x);
         }
         case LEAKY_RELU: {
             return select(x, 0.01 * x, x < 0.0);
         }
         case THRESHOLDED_RELU: {
-            return select(0.0, x, x > 1.0);
+            return or_nan(select(0.0, x, x > 1.0), x);
         }
         case HARD_SIGMOID: {
-            return clamp(0.2 * x + 0.5, 0.0, 1.0);
+            return or_nan(clamp(0.2 * x + 0.5, 0.0, 1.0), x);
         }
         case ELU: {
             return select(x, exp(min(x, 0.0)) - 1.0, x < 0.0);

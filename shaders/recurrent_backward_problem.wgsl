@@ -221,7 +221,7 @@ fn store_dh(step: u32, direction: u32, row: u32, unit: u32, dh: f32) {
 
 // ONNX's clip bounds what goes into the activations; beyond it nothing depends on them
 fn clipped(x: f32) -> f32 {
-    return clamp(x, -params.clip, params.clip);
+    return or_nan(clamp(x, -params.clip, params.clip), x);
 }
 
 fn unclipped_slope(x: f32, slope: f32) -> f32 {

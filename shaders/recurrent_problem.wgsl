@@ -250,5 +250,5 @@ struct State {
 
 // ONNX's clip bounds what goes into the activations
 fn clipped(x: f32) -> f32 {
-    return clamp(x, -params.clip, params.clip);
+    return or_nan(clamp(x, -params.clip, params.clip), x);
 }

@@ -7,7 +7,8 @@ fn gate_slope(direction: u32, x: f32) -> vec2<f32> {
 
 fn candidate_slope(direction: u32, x: f32) -> vec2<f32> {
     if (RELU) {
-        return vec2<f32>(max(clipped(x), 0.0), unclipped_slope(x, select(0.0, 1.0, x > 0.0)));
+        let y = or_nan(max(clipped(x), 0.0), x);
+        return vec2<f32>(y, unclipped_slope(x, select(0.0, 1.0, x > 0.0)));
     }
     return vec2<f32>(tanh_bounded(clipped(x)), unclipped_slope(x, tanh_slope(x)));
 }

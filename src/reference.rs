@@ -42,9 +42,9 @@ pub trait Real:
     fn ln(self) -> Self;
     /// hyperbolic tangent
     fn tanh(self) -> Self;
-    /// the larger of the two
+    /// the larger of the two, NaN if one is
     fn max(self, other: Self) -> Self;
-    /// the smaller of the two
+    /// the smaller of the two, NaN if one is
     fn min(self, other: Self) -> Self;
 }
 
@@ -70,10 +70,18 @@ macro_rules! real {
                 $type::tanh(self)
             }
             fn max(self, other: Self) -> Self {
-                $type::max(self, other)
+                if self.is_nan() || self > other {
+                    self
+                } else {
+                    other
+                }
             }
             fn min(self, other: Self) -> Self {
-                $type::min(self, other)
+                if self.is_nan() || self < other {
+                    self
+                } else {
+                    other
+                }
             }
         }
     };

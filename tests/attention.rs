@@ -8,6 +8,7 @@ use common::attention::{
 };
 use common::attention_options::{COMBINATIONS, OPTIONS};
 use common::{Output, Random, bits, gpu, guises};
+use gatefold::reference::{attention as reference, convert};
 use gatefold::{
     Attention, AttentionBuffers, AttentionConfig, AttentionGiven, AttentionShape, Causal, Gpu,
     Layout,
@@ -533,6 +534,41 @@ fn what_is_masked_may_be_anything() {
             }
         }
         check_inputs(&guises(gpu)[..1], case, &clean);
+    }
+}
+
+/// As in PyTorch; a comparison, a maximum or a clamp must not lose it.
+#[test]
+fn nan_reaches_all_that_attend_it() {
+    let Some(gpu) = gpu() else { return };
+    let plain = Case {
+        causal: Causal::TopLeft,
+        ..SMALL
+    };
+    let capped = Case {
+        softcap: Some(5.0),
+        ..SMALL
+    };
+    let decode = Case { q_len: 1, ..SMALL };
+    for case in [plain, capped, decode] {
+        let clean = case.inputs();
+        let mut inputs = clean.clone();
+        inputs.key[7 * case.head_dim as usize + 3] = f32::NAN;
+        let problem = case.problem(&inputs);
+        let [query, key, value] = [&inputs.query, &inputs.key, &inputs.value].map(|x| convert(x));
+        let truth: reference::Output<f64> = reference::attention(&problem, &query, &key, &value);
+        for (guise, variant, tile) in variants(&guises(gpu), &case) {
+            let [got, _] = run(&guise, &case, variant, &inputs);
+            let [want, _] = run(&guise, &case, variant, &clean);
+            for (at, (got, truth)) in got.iter().zip(&truth.output).enumerate() {
+                let as_expected = match truth.is_nan() {
+                    true => got.is_nan(),
+                    false => got.to_bits() == want[at].to_bits(),
+                };
+                assert!(as_expected, "element {at} is {got}; {variant}, {tile}");
+            }
+            assert!(got.iter().any(|x| x.is_nan()));
+        }
     }
 }
 

@@ -589,3 +589,53 @@ fn mistakes_are_named() {
         "number of weights is 0, expected num_layers * num_directions = 1"
     );
 }
+
+/// What is not a number shows in its sequence from its step on, as in PyTorch, and nowhere else.
+#[test]
+fn nan_stays_in_its_sequence_and_is_not_lost_there() {
+    let Some(gpu) = gpu() else { return };
+    for cell in CELLS {
+        let activations = (cell == Cell::Gru).then_some(
+            [Activations {
+                gate: Activation::HardSigmoid,
+                candidate: Activation::Relu,
+                output: Activation::Tanh,
+            }; 2],
+        );
+        let case = Case {
+            cell,
+            activations,
+            magnitude: 0.9,
+            direction: Direction::Bidirectional,
+            ..SMALL
+        };
+        let clean = case.inputs();
+        let (batch, time) = (case.batch as usize, 2);
+        let mut inputs = case.inputs();
+        inputs.input[(time * batch + 1) * case.input_size as usize + 3] = f32::NAN;
+        let hidden = case.hidden_size as usize;
+        for (guise, config, how) in variants(&guises(gpu), &case) {
+            let [clean, got] = [&clean, &inputs].map(|inputs| run(&guise, &case, config, inputs));
+            for (at, (got, clean)) in got[0].iter().zip(&clean[0]).enumerate() {
+                let (unit, row) = (at / hidden % 2, at / hidden / 2 % batch);
+                let step = at / hidden / 2 / batch;
+                // the reverse direction comes from the end
+                let reached = if unit == 0 {
+                    step >= time
+                } else {
+                    step <= time
+                };
+                let as_expected = match row == 1 && reached {
+                    true => got.is_nan(),
+                    false => got.to_bits() == clean.to_bits(),
+                };
+                assert!(as_expected, "{cell:?}, {how}: element {at} is {got}");
+            }
+        }
+        let output = inputs.reference::<f64>(&case).output;
+        assert_eq!(output.iter().filter(|x| x.is_nan()).count(), {
+            let seq_len = case.seq_len as usize;
+            (seq_len - time + time + 1) * hidden
+        });
+    }
+}

@@ -135,14 +135,14 @@ impl Real for Tracked {
         self.function(value, 1.0 - value * value)
     }
     fn max(self, other: Self) -> Self {
-        if self.value >= other.value {
+        if self.value.is_nan() || self.value >= other.value {
             self
         } else {
             other
         }
     }
     fn min(self, other: Self) -> Self {
-        if self.value <= other.value {
+        if self.value.is_nan() || self.value <= other.value {
             self
         } else {
             other
