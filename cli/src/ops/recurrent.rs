@@ -6,26 +6,27 @@ mod check;
 mod gradients;
 mod grid;
 mod keras;
+mod launch;
 mod onnx;
 mod options;
 mod pytorch;
+mod wanted;
 
 use gatefold::reference::compare::Difference;
 use gatefold::reference::recurrent as reference;
 use gatefold::{
-    Capabilities, Cell, ElementType, Given, Gpu, Plan, Recurrent as Operation,
-    RecurrentBackwardBuffers, RecurrentBackwardGiven, RecurrentBuffers, RecurrentConfig,
-    RecurrentGradients, RecurrentShape, RecurrentWeights, Tier, Variant, wgpu,
+    Capabilities, Cell, ElementType, Given, Gpu, Plan, RecurrentBackwardGiven, RecurrentConfig,
+    RecurrentShape, Tier, Variant,
 };
 use serde_json::{Value, json};
 
-use super::launch::Output;
 use super::{Launch, Problem};
 use crate::args::RunCommon;
 use crate::error::Result;
-use crate::tensors::{Tensor, Tensors, floats, get};
+use crate::tensors::{Tensor, Tensors, get};
 use call::Call;
 use options::Format;
+use wanted::Wanted;
 
 pub use cases::cases;
 pub use grid::{grid, showcase};
@@ -61,45 +62,6 @@ struct Recurrent {
     bias: bool,
     format: Format,
     batch_first: bool,
-}
-
-/// An output, with its time first, and the order of the axes in which it is handed out.
-struct Wanted {
-    name: String,
-    shape: Vec<usize>,
-    order: &'static [usize],
-}
-
-impl Wanted {
-    const AXES: [usize; 4] = [0, 1, 2, 3];
-
-    /// Handed out as it is.
-    fn plain(name: impl Into<String>, shape: &[usize]) -> Self {
-        Self {
-            name: name.into(),
-            shape: shape.to_vec(),
-            order: &Self::AXES[..shape.len()],
-        }
-    }
-
-    /// The shape in which it is handed out.
-    fn handed_shape(&self) -> Vec<usize> {
-        self.order.iter().map(|&axis| self.shape[axis]).collect()
-    }
-
-    /// As the device has it if that is how it is handed out.
-    fn in_place(&self) -> Self {
-        Self::plain(self.name.clone(), &self.handed_shape())
-    }
-
-    /// What is handed out, with its time first again.
-    fn undone(&self, handed: &Tensor) -> Tensor {
-        let mut back = vec![0; self.order.len()];
-        for (i, &axis) in self.order.iter().enumerate() {
-            back[axis] = i;
-        }
-        handed.permuted(&back)
-    }
 }
 
 /// The problem that the flags and tensors of `run` pose.
@@ -213,30 +175,6 @@ impl Recurrent {
             Format::Onnx => onnx::call(self, inputs),
             Format::Keras => keras::call(self, inputs),
         }
-    }
-
-    /// A tensor as the device reads it: as it is given, under one of these names, or with its time first.
-    fn placed<'a>(
-        &self,
-        inputs: &'a Tensors,
-        names: &[&str],
-        time_first: Option<&'a [f32]>,
-    ) -> Option<&'a [f32]> {
-        match self.config.batch_first {
-            true => names.iter().find_map(|name| floats(inputs, name).ok()),
-            false => time_first,
-        }
-    }
-
-    /// Buffers for what is wanted, of which the first has a time, and a batch that may be in front of it.
-    fn outputs(&self, gpu: &Gpu, mut wanted: Vec<Wanted>) -> Result<Vec<Output>> {
-        if self.config.batch_first {
-            wanted[0] = wanted[0].in_place();
-        }
-        wanted
-            .into_iter()
-            .map(|wanted| Output::permuted(gpu, wanted.name, &wanted.shape, wanted.order))
-            .collect()
     }
 
     /// `output`, `h_n` and, of an LSTM, `c_n`, under the format's names.
@@ -378,92 +316,7 @@ impl Problem for Recurrent {
     }
 
     fn launch(&self, gpu: &Gpu, variant: Option<Variant>, inputs: &Tensors) -> Result<Launch> {
-        let plan = self.plan(gpu.context().capabilities(), variant)?;
-        let op = Operation::new(gpu.context(), self.forced(variant))?;
-        let call = self.call(inputs)?;
-        let packed = pack(gpu, &op, &call)?;
-        let input = self.placed(inputs, &["input", "X"], Some(&call.input));
-        let input = self.config.element.words(input.unwrap_or_default());
-        let input = gpu.upload("input", &input)?;
-        let h_0 = upload(gpu, "h_0", call.h_0.as_deref())?;
-        let c_0 = upload(gpu, "c_0", call.c_0.as_deref())?;
-        let lengths = upload(gpu, "lengths", call.lengths.as_deref())?;
-        let poisoned = |name: &str, size: u64| {
-            // empty buffers cannot be bound
-            let poison = vec![f32::NAN; (size as usize / 4).max(1)];
-            gpu.upload(name, &poison)
-        };
-        let scratch = poisoned("scratch", plan.scratch_size)?;
-        let reserve = match self.grad {
-            true => Some(poisoned("reserve", op.reserve_size(self.shape)?)?),
-            false => None,
-        };
-        let mut outputs = self.outputs(gpu, self.forward_outputs())?;
-        let buffers = RecurrentBuffers {
-            h_0: h_0.as_ref().map(|buffer| buffer.slice(..)),
-            c_0: c_0.as_ref().map(|buffer| buffer.slice(..)),
-            lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
-            h_n: Some(outputs[1].slice()),
-            c_n: outputs.get(2).map(Output::slice),
-            reserve: reserve.as_ref().map(|buffer| buffer.slice(..)),
-            ..RecurrentBuffers::new(
-                input.slice(..),
-                packed.slice(..),
-                outputs[0].slice(),
-                scratch.slice(..),
-            )
-        };
-        let mut bounds = vec![op.bind(self.shape, buffers)?];
-        let Some(reserve) = reserve else {
-            return Ok(Launch::new(plan, bounds, outputs));
-        };
-        let gradients = self.outputs(gpu, gradients::wanted(self))?;
-        let [grad_output, grad_h_n, grad_c_n] = call.upstream.each_ref().map(Option::as_deref);
-        let names = gradients::arriving_names(self.format)[0];
-        let arriving = [
-            upload(gpu, "grad_output", self.placed(inputs, names, grad_output))?,
-            upload(gpu, "grad_h_n", grad_h_n)?,
-            upload(gpu, "grad_c_n", grad_c_n)?,
-        ];
-        let [grad_output, grad_h_n, grad_c_n] = arriving.each_ref().map(Option::as_ref);
-        let mut slices = gradients.iter().map(Output::slice);
-        let mut next = |wanted: bool| wanted.then(|| slices.next()).flatten();
-        let grad_input = next(true);
-        let (grad_h_0, grad_c_0) = (next(self.given.h_0), next(self.given.c_0));
-        let grad_norms = next(true);
-        let mut grad_weights = Vec::new();
-        while let (Some(weight_ih), Some(weight_hh)) = (next(true), next(true)) {
-            grad_weights.push(RecurrentGradients {
-                weight_ih,
-                weight_hh,
-                bias: next(self.bias).zip(next(self.bias)),
-                peephole: next(self.config.peephole),
-                weight_hr: next(self.config.proj_size.is_some()),
-            });
-        }
-        let buffers = RecurrentBackwardBuffers {
-            lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
-            grad_output: grad_output.map(|buffer| buffer.slice(..)),
-            grad_h_n: grad_h_n.map(|buffer| buffer.slice(..)),
-            grad_c_n: grad_c_n.map(|buffer| buffer.slice(..)),
-            grad_input,
-            grad_h_0,
-            grad_c_0,
-            grad_weights: &grad_weights,
-            grad_norms,
-            ..RecurrentBackwardBuffers::new(
-                input.slice(..),
-                packed.slice(..),
-                reserve.slice(..),
-                scratch.slice(..),
-            )
-        };
-        bounds.push(op.bind_backward(self.shape, buffers)?);
-        drop(grad_weights);
-        outputs.extend(gradients);
-        let problem = *self;
-        let finish = move |tensors| gradients::of_format(&problem, tensors);
-        Ok(Launch::new(plan, bounds, outputs).finished_by(finish))
+        launch::launch(self, gpu, variant, inputs)
     }
 
     fn truth(&self, inputs: &Tensors) -> Result<Tensors> {
@@ -497,44 +350,4 @@ impl Problem for Recurrent {
     ) -> Result<Result<f64, Box<Difference>>> {
         check::check(self, inputs, got)
     }
-}
-
-fn upload<T: bytemuck::Pod>(
-    gpu: &Gpu,
-    name: &str,
-    values: Option<&[T]>,
-) -> Result<Option<wgpu::Buffer>> {
-    Ok(values.map(|values| gpu.upload(name, values)).transpose()?)
-}
-
-/// The weights on the device, in the kernels' layout.
-fn pack(gpu: &Gpu, op: &Operation, call: &Call) -> Result<wgpu::Buffer> {
-    let mut buffers = Vec::new();
-    for weights in &call.weights {
-        let element = op.config().weights;
-        let upload = |values: &[f32]| gpu.upload("weights", &element.words(values));
-        buffers.push([
-            upload(&weights.weight_ih)?,
-            upload(&weights.weight_hh)?,
-            upload(&weights.bias_ih)?,
-            upload(&weights.bias_hh)?,
-            upload(&weights.peephole)?,
-            upload(&weights.weight_hr)?,
-        ]);
-    }
-    let mut given = Vec::new();
-    for (buffers, weights) in buffers.iter().zip(&call.weights) {
-        let [weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr] =
-            buffers.each_ref().map(|x| x.slice(..));
-        given.push(RecurrentWeights {
-            weight_ih,
-            weight_hh,
-            bias: (!weights.bias_ih.is_empty()).then_some((bias_ih, bias_hh)),
-            peephole: (!weights.peephole.is_empty()).then_some(peephole),
-            weight_hr: (!weights.weight_hr.is_empty()).then_some(weight_hr),
-        });
-    }
-    let packed = gpu.zeros("packed", op.packed_size())?;
-    gpu.run(|pass| op.pack_weights(pass, &given, packed.slice(..)))?;
-    Ok(packed)
 }
