@@ -12,6 +12,9 @@
 // Precision   f32
 // Parts       common.wgsl, element_any.wgsl, gemm_problem.wgsl, in_order.wgsl
 
+// columns of a at a time
+const STEP: u32 = 4u;
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn gemm_broadcast(
     @builtin(local_invocation_index) lane: u32,
@@ -50,7 +53,7 @@ fn gemm_broadcast(
     for (var start = 0u; start < whole; start += STEP) {
         var column: array<array<f32, COLUMNS>, STEP>;
         // unroll
-        for (var i = 0u; i < STEP; i++) {
+        for (var i = 0u; i < 4u; i++) {
             let b_row = b_row_at(start + i);
             // unroll
             for (var c = 0u; c < COLUMNS; c++) {
@@ -61,7 +64,7 @@ fn gemm_broadcast(
         for (var r = 0u; r < ROWS; r++) {
             for (var time = 0u; time < once(); time++) {
                 // unroll
-                for (var i = 0u; i < STEP; i++) {
+                for (var i = 0u; i < 4u; i++) {
                     let value = a_element(row_at[r] + (start + i) * a_column);
                     // unroll
                     for (var c = 0u; c < COLUMNS; c++) {

@@ -7,15 +7,13 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::kernel::{
-    Access, COMMON, Constant, Constants, Dispatch, Kernel, Operand, fold_grid, params,
+    Access, COMMON, Constant, Constants, Dispatch, IN_ORDER, Kernel, Operand, fold_grid, params,
 };
 use crate::{Bound, Capabilities, Context, ElementType, Error, Plan, Variant};
 
 const PROBLEM: &str = include_str!("../shaders/gemm_problem.wgsl");
 const BLOCKED: &str = include_str!("../shaders/gemm.wgsl");
 const BROADCAST: &str = include_str!("../shaders/gemm_broadcast.wgsl");
-/// What the kernels for CPUs share.
-pub(crate) const IN_ORDER: &str = include_str!("../shaders/in_order.wgsl");
 
 /// What is fixed when the kernels are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -162,7 +160,6 @@ impl Tile {
                 ("ROWS", Constant::U32(rows)),
                 ("COLUMNS", Constant::U32(CPU_COLUMNS / CPU_LANES)),
                 ("WORKGROUP_SIZE", Constant::U32(CPU_LANES)),
-                ("STEP", Constant::U32(4)),
                 ("IN_ORDER", Constant::Bool(true)),
             ],
         }

@@ -16,6 +16,9 @@ use crate::{ElementType, Error};
 /// Stands before the text of every kernel: bounded activations, the mask sentinel.
 pub const COMMON: &str = include_str!("../shaders/common.wgsl");
 
+/// Of the kernels that are long texts on a CPU: `once()`, a border for its compiler.
+pub(crate) const IN_ORDER: &str = include_str!("../shaders/in_order.wgsl");
+
 /// The most invocations of a kernel that one [`Dispatch::steps`] can number.
 pub const MAX_STEPS: u32 = 256;
 

@@ -186,6 +186,36 @@ fn a_batch_of_one_is_a_row_of_a_larger_one() {
     assert_eq!(bits(&row(&all[0], 13)), bits(&alone[0]));
 }
 
+/// What is not a number shows in its sequence from its step on, and nowhere else.
+#[test]
+fn nan_stays_in_its_sequence_and_is_not_lost_there() {
+    let Some(gpu) = gpu() else { return };
+    for candidate in [Candidate::Linear, Candidate::Positive] {
+        for cell in [MinCell::Gru, MinCell::Lstm] {
+            let case = with(|config| {
+                (config.cell, config.candidate) = (cell, candidate);
+                config.chunk_len = Some(8);
+            });
+            let mut inputs = case.inputs();
+            let clean = run(gpu, &case, &inputs);
+            let (batch, time) = (case.batch as usize, 9);
+            inputs.input[(time * batch + 1) * 7 + 3] = f32::NAN;
+            let got = run(gpu, &case, &inputs);
+            for (at, (got, clean)) in got[0].iter().zip(&clean[0]).enumerate() {
+                let (row, step) = (at / 13 % batch, at / 13 / batch);
+                let as_expected = match row == 1 && step >= time {
+                    true => got.is_nan(),
+                    false => got.to_bits() == clean.to_bits(),
+                };
+                assert!(
+                    as_expected,
+                    "{cell:?}, {candidate:?}: element {at} is {got}"
+                );
+            }
+        }
+    }
+}
+
 /// The reference's gradients, by finite differences.
 #[test]
 fn the_reference_is_right() {

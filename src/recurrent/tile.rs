@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Cell, RecurrentConfig, Tier};
-use crate::gemm::IN_ORDER;
-use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
+use crate::kernel::{Access, COMMON, Constant, Constants, IN_ORDER, Kernel};
 use crate::{Capabilities, Variant};
 
 const PROBLEM: &str = include_str!("../../shaders/recurrent_problem.wgsl");

@@ -43,6 +43,7 @@ pub const SMALL: Case = Case {
     v_bias: 0.0,
 };
 
+#[derive(Clone)]
 pub struct Inputs {
     pub query: Vec<f32>,
     pub key: Vec<f32>,

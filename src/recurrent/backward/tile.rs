@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::gemm::IN_ORDER;
-use crate::kernel::{Access, COMMON, Constant, Constants, Kernel};
+use crate::kernel::{Access, COMMON, Constant, Constants, IN_ORDER, Kernel};
 use crate::recurrent::tile::STAGED_VECTORS;
 use crate::recurrent::{Cell, RecurrentConfig, Tier};
 use crate::{Capabilities, Variant};

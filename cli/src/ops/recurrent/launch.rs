@@ -10,7 +10,7 @@ use super::wanted::Wanted;
 use super::{Recurrent, gradients};
 use crate::error::Result;
 use crate::ops::launch::Output;
-use crate::ops::{Launch, Problem};
+use crate::ops::{Launch, Problem, slice, upload};
 use crate::tensors::{Tensors, floats};
 
 impl Recurrent {
@@ -67,12 +67,12 @@ pub fn launch(
     };
     let mut outputs = problem.outputs(gpu, problem.forward_outputs())?;
     let buffers = RecurrentBuffers {
-        h_0: h_0.as_ref().map(|buffer| buffer.slice(..)),
-        c_0: c_0.as_ref().map(|buffer| buffer.slice(..)),
-        lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
+        h_0: slice(&h_0),
+        c_0: slice(&c_0),
+        lengths: slice(&lengths),
         h_n: Some(outputs[1].slice()),
         c_n: outputs.get(2).map(Output::slice),
-        reserve: reserve.as_ref().map(|buffer| buffer.slice(..)),
+        reserve: slice(&reserve),
         ..RecurrentBuffers::new(
             input.slice(..),
             packed.slice(..),
@@ -113,7 +113,7 @@ pub fn launch(
         });
     }
     let buffers = RecurrentBackwardBuffers {
-        lengths: lengths.as_ref().map(|buffer| buffer.slice(..)),
+        lengths: slice(&lengths),
         grad_output: grad_output.map(|buffer| buffer.slice(..)),
         grad_h_n: grad_h_n.map(|buffer| buffer.slice(..)),
         grad_c_n: grad_c_n.map(|buffer| buffer.slice(..)),
@@ -135,14 +135,6 @@ pub fn launch(
     let problem = *problem;
     let finish = move |tensors| gradients::of_format(&problem, tensors);
     Ok(Launch::new(plan, bounds, outputs).finished_by(finish))
-}
-
-fn upload<T: bytemuck::Pod>(
-    gpu: &Gpu,
-    name: &str,
-    values: Option<&[T]>,
-) -> Result<Option<wgpu::Buffer>> {
-    Ok(values.map(|values| gpu.upload(name, values)).transpose()?)
 }
 
 /// The weights on the device, in the kernels' layout.

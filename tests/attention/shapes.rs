@@ -1,0 +1,232 @@
+//! Sizes, layouts and element types.
+
+use crate::common::attention::{
+    AXES, Case, MANY, SMALL, check, check_on, check_option, large_gpu, variants,
+};
+use crate::common::gpu;
+use gatefold::{Axes, Causal, ElementType, Gpu, Layout, Variant};
+
+#[test]
+fn plain() {
+    check(SMALL);
+}
+
+#[test]
+fn grouped_heads_causal_ragged_tiles() {
+    check(Case {
+        num_heads: 6,
+        num_kv_heads: 2,
+        q_len: 65,
+        kv_len: 129,
+        head_dim: 80,
+        value_dim: 80,
+        causal: Causal::TopLeft,
+        ..SMALL
+    });
+}
+
+#[test]
+fn one_key_is_its_value() {
+    check(Case {
+        q_len: 3,
+        kv_len: 1,
+        ..SMALL
+    });
+}
+
+#[test]
+fn single_query() {
+    check(Case {
+        q_len: 1,
+        kv_len: 100,
+        num_heads: 4,
+        num_kv_heads: 1,
+        ..SMALL
+    });
+}
+
+#[test]
+fn tiles_less_one_exact_and_more_one() {
+    for len in [31, 32, 33, 63, 64, 65] {
+        check(Case {
+            q_len: len,
+            kv_len: 96 - len,
+            batch: 1,
+            num_heads: 2,
+            num_kv_heads: 2,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn many_queries_get_larger_tiles() {
+    let Some(gpu) = gpu() else { return };
+    let gpu = large_gpu(gpu);
+    let tiles = variants(std::slice::from_ref(&gpu), &MANY);
+    let larger = |tile: &&(Gpu, Variant, String)| tile.2.contains("128 queries");
+    assert!(tiles.iter().any(|tile| larger(&tile)), "{tiles:?}");
+    check_on(&[gpu], MANY);
+}
+
+#[test]
+fn few_queries_against_many_keys() {
+    let decode = Case {
+        batch: 1,
+        num_heads: 6,
+        num_kv_heads: 2,
+        q_len: 1,
+        kv_len: 1100,
+        ..SMALL
+    };
+    check(decode);
+    check_option(Case {
+        q_len: 3,
+        causal: Causal::BottomRight,
+        mask: Some(Axes::ALL),
+        bias: Some((ElementType::F32, AXES[1])),
+        alibi: true,
+        sinks: true,
+        kv_lengths: Some(&[900]),
+        layout: Layout::Bshd,
+        ..decode
+    });
+    // splits that no key is in
+    check_option(Case {
+        window_left: Some(50),
+        kv_lengths: Some(&[400]),
+        causal: Causal::BottomRight,
+        ..decode
+    });
+    check_option(Case {
+        kv_lengths: Some(&[0]),
+        ..decode
+    });
+}
+
+#[test]
+fn bottom_right_with_fewer_queries() {
+    check(Case {
+        q_len: 20,
+        kv_len: 75,
+        causal: Causal::BottomRight,
+        ..SMALL
+    });
+}
+
+#[test]
+fn rows_without_keys_are_zero() {
+    check(Case {
+        q_len: 75,
+        kv_len: 20,
+        causal: Causal::BottomRight,
+        ..SMALL
+    });
+    check(Case {
+        causal: Causal::Offset(-9),
+        ..SMALL
+    });
+    check(Case {
+        causal: Causal::Offset(-1000),
+        ..SMALL
+    });
+}
+
+#[test]
+fn offsets_reach_beyond_the_keys() {
+    check(Case {
+        causal: Causal::Offset(7),
+        ..SMALL
+    });
+    check(Case {
+        causal: Causal::Offset(i32::MAX),
+        ..SMALL
+    });
+}
+
+#[test]
+fn head_dims_odd_prime_and_large() {
+    for (head_dim, value_dim) in [
+        (1, 1),
+        (7, 13),
+        (33, 5),
+        (64, 64),
+        (97, 40),
+        (128, 128),
+        (256, 256),
+    ] {
+        let causal = if head_dim % 2 == 1 {
+            Causal::TopLeft
+        } else {
+            Causal::No
+        };
+        check(Case {
+            batch: 1,
+            num_heads: 2,
+            num_kv_heads: 1,
+            head_dim,
+            value_dim,
+            causal,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn head_dims_up_to_512() {
+    for (head_dim, value_dim) in [(512, 512), (288, 320), (40, 512)] {
+        check_option(Case {
+            num_heads: 1,
+            num_kv_heads: 1,
+            batch: 1,
+            q_len: 21,
+            head_dim,
+            value_dim,
+            causal: Causal::TopLeft,
+            ..SMALL
+        });
+    }
+}
+
+#[test]
+fn tokens_before_heads() {
+    let layout = Layout::Bshd;
+    check(Case {
+        layout,
+        num_heads: 4,
+        num_kv_heads: 2,
+        causal: Causal::TopLeft,
+        ..SMALL
+    });
+}
+
+#[test]
+fn large_scores_stay_finite() {
+    check(Case {
+        scale: Some(700.0),
+        ..SMALL
+    });
+    check(Case {
+        scale: Some(-0.01),
+        ..SMALL
+    });
+}
+
+#[test]
+fn no_keys_and_no_queries() {
+    check(Case { kv_len: 0, ..SMALL });
+    check(Case { q_len: 0, ..SMALL });
+    check(Case { batch: 0, ..SMALL });
+}
+
+#[test]
+fn halves_with_odd_rows() {
+    for element in [ElementType::F16, ElementType::Bf16] {
+        check_option(Case {
+            element,
+            head_dim: 13,
+            value_dim: 9,
+            ..SMALL
+        });
+    }
+}
