@@ -12,21 +12,25 @@
 // Layout      see attention_problem.wgsl
 // Grid        one workgroup per ROW_TILE rows of one head and split, folded to two dimensions
 // Workgroup   THREADS_X * THREADS_Y invocations; invocation (x, y) computes rows
-//             y + r * THREADS_Y of the tile, and of each row the scores of keys 4x .. 4x + 3 and
-//             every THREADS_X-th vector of the output from x on: in registers, a block of
-//             ROWS x 4 scores and ROWS x VALUE_VECTORS vectors
+//             y + r * THREADS_Y of the tile, and of each row the scores of keys 4x .. 4x + 3 of
+//             each PART_KEYS keys and every THREADS_X-th vector of the output from x on: in
+//             registers, blocks of ROWS x KEY_VECTORS and of ROWS x VALUE_VECTORS vectors
 // Memory      wg_stage: a chunk of the queries and keys, then of the values; wg_weights: exp(s - m)
+//             of PART_KEYS keys
 // Holds       ROWS == 4 * ROW_VECTORS; THREADS_X is a power of two; CHUNK % 4 == 0;
-//             VALUE_VECTORS * THREADS_X * 4 >= VALUE_DIM; VALUE_KEYS % 4 == 0 divides KEY_TILE
+//             VALUE_VECTORS * THREADS_X * 4 >= VALUE_DIM; VALUE_KEYS % 4 == 0 divides PART_KEYS
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_bindings.wgsl,
 //             attention_problem.wgsl, attention_rows.wgsl, attention_loads*.wgsl,
 //             attention_scores.wgsl, attention_uniform.wgsl, attention_stage.wgsl,
 //             reduce_workgroup.wgsl or reduce_subgroup.wgsl
 
+alias Sums = array<array<vec4<f32>, VALUE_VECTORS>, ROWS>;
+
 const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
 const ROW_TILE: u32 = ROWS * THREADS_Y;
-const KEY_TILE: u32 = 4u * THREADS_X;
+const PART_KEYS: u32 = 4u * THREADS_X;
+const KEY_TILE: u32 = KEY_VECTORS * PART_KEYS;
 
 // in vectors of four; one more per row of the stage, so that its columns lie in different banks
 const CHUNK_VECTORS: u32 = CHUNK / 4u;
@@ -46,6 +50,53 @@ fn weight_index(row: u32, key_vector: u32) -> u32 {
     return row * THREADS_X + (key_vector ^ (row & (THREADS_X - 1u)));
 }
 
+// pass 3: adds the values that are staged, weighted, the first of them those of key first_key of
+// the weights
+fn add_values(lane: Lane, first_key: u32, acc: ptr<function, Sums>) {
+    let x = lane.index % THREADS_X;
+    let y = lane.index / THREADS_X;
+    if (MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u) {
+        // 0 * NaN is NaN: skip the masked keys one by one
+        for (var k = 0u; k < VALUE_KEYS; k++) {
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                let at = weight_index(y + r * THREADS_Y, (first_key + k) / 4u);
+                let weight = wg_weights[at][k % 4u];
+                if (weight > 0.0) {
+                    // unroll
+                    for (var c = 0u; c < VALUE_VECTORS; c++) {
+                        (*acc)[r][c] += weight * wg_stage[k * VALUE_PITCH + x + c * THREADS_X];
+                    }
+                }
+            }
+        }
+        return;
+    }
+    for (var k = 0u; k < VALUE_KEYS; k += 4u) {
+        var weight: array<vec4<f32>, ROWS>;
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+            let row = y + r * THREADS_Y;
+            weight[r] = wg_weights[weight_index(row, (first_key + k) / 4u)];
+        }
+        // unroll
+        for (var c = 0u; c < VALUE_VECTORS; c++) {
+            let at = k * VALUE_PITCH + x + c * THREADS_X;
+            let v0 = wg_stage[at];
+            let v1 = wg_stage[at + VALUE_PITCH];
+            let v2 = wg_stage[at + 2u * VALUE_PITCH];
+            let v3 = wg_stage[at + 3u * VALUE_PITCH];
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                (*acc)[r][c] += weight[r].x * v0;
+                (*acc)[r][c] += weight[r].y * v1;
+                (*acc)[r][c] += weight[r].z * v2;
+                (*acc)[r][c] += weight[r].w * v3;
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn attention(
     lane: Lane,
@@ -63,7 +114,7 @@ fn attention(
     let x = lane.index % THREADS_X;
     let y = lane.index / THREADS_X;
 
-    var acc: array<array<vec4<f32>, VALUE_VECTORS>, ROWS>;
+    var acc: Sums;
     var row_max: array<vec4<f32>, ROW_VECTORS>;
     // of this invocation's keys only, until the end
     var row_sum: array<vec4<f32>, ROW_VECTORS>;
@@ -97,10 +148,13 @@ fn attention(
             continue;
         }
         // pass 1: scores, a chunk of the head dimension at a time
-        var score: array<vec4<f32>, ROWS>;
+        var score: array<array<vec4<f32>, KEY_VECTORS>, ROWS>;
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            score[r] = vec4<f32>();
+            // unroll
+            for (var v = 0u; v < KEY_VECTORS; v++) {
+                score[r][v] = vec4<f32>();
+            }
         }
         for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
             // wg_stage is free
@@ -120,29 +174,43 @@ fn attention(
                 }
             }
             for (var d = 0u; d < CHUNK_VECTORS; d++) {
-                let k0 = wg_stage[STAGED_KEYS + x * STAGE_PITCH + d];
-                let k1 = wg_stage[STAGED_KEYS + (x + THREADS_X) * STAGE_PITCH + d];
-                let k2 = wg_stage[STAGED_KEYS + (x + 2u * THREADS_X) * STAGE_PITCH + d];
-                let k3 = wg_stage[STAGED_KEYS + (x + 3u * THREADS_X) * STAGE_PITCH + d];
+                var key: array<array<vec4<f32>, 4>, KEY_VECTORS>;
+                // unroll
+                for (var v = 0u; v < KEY_VECTORS; v++) {
+                    // unroll
+                    for (var e = 0u; e < 4u; e++) {
+                        let staged = x + (4u * v + e) * THREADS_X;
+                        key[v][e] = wg_stage[STAGED_KEYS + staged * STAGE_PITCH + d];
+                    }
+                }
                 // unroll
                 for (var r = 0u; r < ROWS; r++) {
                     let q = wg_stage[(y + r * THREADS_Y) * STAGE_PITCH + d];
-                    score[r].x = add_dot(q, k0, score[r].x);
-                    score[r].y = add_dot(q, k1, score[r].y);
-                    score[r].z = add_dot(q, k2, score[r].z);
-                    score[r].w = add_dot(q, k3, score[r].w);
+                    // unroll
+                    for (var v = 0u; v < KEY_VECTORS; v++) {
+                        // unroll
+                        for (var e = 0u; e < 4u; e++) {
+                            score[r][v][e] = add_dot(q, key[v][e], score[r][v][e]);
+                        }
+                    }
                 }
             }
         }
 
         // pass 2: mask, new maximum, weights; rescale what is there to the new maximum
-        let keys = vec4<u32>(key_start + 4u * x) + vec4<u32>(0u, 1u, 2u, 3u);
+        let own_keys = vec4<u32>(key_start + 4u * x) + vec4<u32>(0u, 1u, 2u, 3u);
         var tile_max: array<vec4<f32>, ROW_VECTORS>;
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            let pair = Pairs(vec4<u32>(tile.start + y + r * THREADS_Y), keys);
-            score[r] = scores(tile, pair, score[r], block);
-            tile_max[r / 4u][r % 4u] = largest(score[r]);
+            let row = vec4<u32>(tile.start + y + r * THREADS_Y);
+            var own_max = MASKED;
+            // unroll
+            for (var v = 0u; v < KEY_VECTORS; v++) {
+                let pairs = Pairs(row, own_keys + v * PART_KEYS);
+                score[r][v] = scores(tile, pairs, score[r][v], block);
+                own_max = max(own_max, largest(score[r][v]));
+            }
+            tile_max[r / 4u][r % 4u] = own_max;
         }
         var rescale: array<vec4<f32>, ROW_VECTORS>;
         // unroll
@@ -154,74 +222,47 @@ fn attention(
         }
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            let row = y + r * THREADS_Y;
-            let weight = weights_of(score[r], row_max[r / 4u][r % 4u]);
-            row_sum[r / 4u][r % 4u] += dot(weight, vec4<f32>(1.0));
-            wg_weights[weight_index(row, x)] =
-                after_dropout(tile, tile.start + row, keys.x, weight);
             // unroll
             for (var c = 0u; c < VALUE_VECTORS; c++) {
                 acc[r][c] *= rescale[r / 4u][r % 4u];
             }
         }
 
-        // pass 3: weighted sum of the values, VALUE_KEYS keys at a time
-        for (var first_key = 0u; first_key < KEY_TILE; first_key += VALUE_KEYS) {
-            // wg_stage is free
-            workgroupBarrier();
-            if (PREFETCH) {
-                store_values(lane, next_values);
-            } else {
-                stage_values(lane, tile, key_start + first_key);
+        // unroll
+        for (var v = 0u; v < KEY_VECTORS; v++) {
+            let part = key_start + v * PART_KEYS;
+            if (v > 0u) {
+                // wg_weights is free
+                workgroupBarrier();
             }
-            // wg_stage, wg_weights and wg_nonfinite are visible
-            workgroupBarrier();
-            if (PREFETCH) {
-                if (first_key + VALUE_KEYS < KEY_TILE) {
-                    next_values = load_values(lane, tile, key_start + first_key + VALUE_KEYS);
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                let row = y + r * THREADS_Y;
+                let weight = weights_of(score[r][v], row_max[r / 4u][r % 4u]);
+                row_sum[r / 4u][r % 4u] += dot(weight, vec4<f32>(1.0));
+                wg_weights[weight_index(row, x)] =
+                    after_dropout(tile, tile.start + row, part + 4u * x, weight);
+            }
+
+            // pass 3: weighted sum of the values, VALUE_KEYS keys at a time
+            for (var first_key = 0u; first_key < PART_KEYS; first_key += VALUE_KEYS) {
+                // wg_stage is free
+                workgroupBarrier();
+                if (PREFETCH) {
+                    store_values(lane, next_values);
                 } else {
-                    next_chunk = load_chunk(lane, tile, key_start + KEY_TILE, 0u);
+                    stage_values(lane, tile, part + first_key);
                 }
-            }
-            if (MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u) {
-                // 0 * NaN is NaN: skip the masked keys one by one
-                for (var k = 0u; k < VALUE_KEYS; k++) {
-                    // unroll
-                    for (var r = 0u; r < ROWS; r++) {
-                        let at = weight_index(y + r * THREADS_Y, (first_key + k) / 4u);
-                        let weight = wg_weights[at][k % 4u];
-                        if (weight > 0.0) {
-                            // unroll
-                            for (var c = 0u; c < VALUE_VECTORS; c++) {
-                                acc[r][c] += weight * wg_stage[k * VALUE_PITCH + x + c * THREADS_X];
-                            }
-                        }
+                // wg_stage, wg_weights and wg_nonfinite are visible
+                workgroupBarrier();
+                if (PREFETCH) {
+                    if (v + 1u < KEY_VECTORS || first_key + VALUE_KEYS < PART_KEYS) {
+                        next_values = load_values(lane, tile, part + first_key + VALUE_KEYS);
+                    } else {
+                        next_chunk = load_chunk(lane, tile, key_start + KEY_TILE, 0u);
                     }
                 }
-            } else {
-                for (var k = 0u; k < VALUE_KEYS; k += 4u) {
-                    var weight: array<vec4<f32>, ROWS>;
-                    // unroll
-                    for (var r = 0u; r < ROWS; r++) {
-                        let row = y + r * THREADS_Y;
-                        weight[r] = wg_weights[weight_index(row, (first_key + k) / 4u)];
-                    }
-                    // unroll
-                    for (var c = 0u; c < VALUE_VECTORS; c++) {
-                        let at = k * VALUE_PITCH + x + c * THREADS_X;
-                        let v0 = wg_stage[at];
-                        let v1 = wg_stage[at + VALUE_PITCH];
-                        let v2 = wg_stage[at + 2u * VALUE_PITCH];
-                        let v3 = wg_stage[at + 3u * VALUE_PITCH];
-                        // unroll
-                        for (var r = 0u; r < ROWS; r++) {
-                            acc[r][c] += weight[r].x * v0;
-                            acc[r][c] += weight[r].y * v1;
-                            acc[r][c] += weight[r].z * v2;
-                            acc[r][c] += weight[r].w * v3;
-                        }
-                    }
-                }
+                add_values(lane, first_key, &acc);
             }
         }
     }

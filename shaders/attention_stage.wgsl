@@ -38,7 +38,8 @@ fn key_item(tile: Tile, key_start: u32, chunk: u32, i: u32) -> vec4<f32> {
 // the keys of one invocation lie THREADS_X rows apart
 fn key_slot(i: u32) -> u32 {
     let key = i / CHUNK_VECTORS;
-    let row = key % 4u * THREADS_X + key / 4u;
+    let part = key / PART_KEYS * PART_KEYS;
+    let row = part + key % 4u * THREADS_X + (key - part) / 4u;
     return STAGED_KEYS + row * STAGE_PITCH + i % CHUNK_VECTORS;
 }
 

@@ -9,10 +9,12 @@ use std::borrow::Cow;
 
 use crate::clock::{Budget, Clock, Source};
 use crate::kernel::{Access, Constant, Dispatch, Kernel, Operand, fold_grid, params};
-use crate::{Error, Gpu};
+use crate::probe::cooperative_part;
+use crate::{Capabilities, Error, Gpu, Variant};
 
 const FMA: &str = include_str!("../shaders/peak_fma.wgsl");
 const COPY: &str = include_str!("../shaders/peak_copy.wgsl");
+const COOPERATIVE: &str = include_str!("../shaders/peak_cooperative.wgsl");
 const DISPATCH: &str = include_str!("../shaders/peak_dispatch.wgsl");
 
 /// A rolled loop measures its own overhead.
@@ -25,6 +27,14 @@ params! {
         rounds: u32,
         multiplier: f32,
         addend: f32,
+    }
+}
+
+params! {
+    struct CooperativeParams {
+        rounds: u32,
+        factor: f32,
+        change: f32,
     }
 }
 
@@ -47,6 +57,9 @@ pub struct Peak {
     pub gflops: f64,
     /// The kernel that reached it.
     pub gflops_kernel: String,
+    /// Multiply-adds of cooperative matrices (f16 factors, f32 sums), counted likewise, and the kernel that reached
+    /// them; `None` on a device without.
+    pub cooperative: Option<(f64, String)>,
     /// Bytes read plus bytes written by a copy, in 10^9 per second.
     pub gbytes_per_s: f64,
     /// The kernel that reached it.
@@ -58,7 +71,7 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// Measures `gpu`; each of the dozen candidates may take `budget`.
+    /// Measures `gpu`; each of the 15 candidates may take `budget`.
     ///
     /// # Errors
     /// [`Error::Device`], also when a kernel gives a wrong result; [`Error::Compile`]; [`Error::Limit`].
@@ -67,14 +80,25 @@ impl Peak {
         let (gflops, gflops_kernel, fma_clock) = best(&FmaKernel::grid(), |candidate| {
             candidate.measure(gpu, &clock, budget)
         })?;
+        let matrices = CooperativeKernel::grid(gpu.context().capabilities());
+        let cooperative = match matrices.is_empty() {
+            true => None,
+            false => Some(best(&matrices, |candidate| {
+                candidate.measure(gpu, &clock, budget)
+            })?),
+        };
         let (gbytes_per_s, gbytes_kernel, copy_clock) = best(&CopyKernel::grid(), |candidate| {
             candidate.measure(gpu, &clock, budget)
         })?;
         let (dispatch_us, dispatch_clock) = dispatch_us(gpu, &clock, budget)?;
-        let clocks = [fma_clock, copy_clock, dispatch_clock];
+        let matrix_clock = cooperative
+            .as_ref()
+            .map_or(fma_clock, |&(_, _, clock)| clock);
+        let clocks = [fma_clock, matrix_clock, copy_clock, dispatch_clock];
         Ok(Self {
             gflops,
             gflops_kernel,
+            cooperative: cooperative.map(|(gflops, kernel, _)| (gflops, kernel)),
             gbytes_per_s,
             gbytes_kernel,
             dispatch_us,
@@ -86,21 +110,33 @@ impl Peak {
         })
     }
 
-    /// The least time in seconds for `flops` operations on `bytes` of traffic: the roof line.
-    pub fn seconds(&self, flops: f64, bytes: f64) -> f64 {
-        (flops / self.gflops).max(bytes / self.gbytes_per_s) * 1e-9
+    /// The least time in seconds for `flops` operations of a variant on `bytes` of traffic: the roof line.
+    pub fn seconds(&self, variant: Variant, flops: f64, bytes: f64) -> f64 {
+        let gflops = match (variant, &self.cooperative) {
+            (Variant::Cooperative, &Some((gflops, _))) => gflops,
+            _ => self.gflops,
+        };
+        (flops / gflops).max(bytes / self.gbytes_per_s) * 1e-9
     }
 }
 
-/// Every launch that a measurement may try, each at some size: plain data, to look at what is run.
-pub fn dispatches() -> Vec<Dispatch> {
+/// Every launch that a measurement of a device with `capabilities` may try, each at some size: plain data, to look at
+/// what is run.
+pub fn dispatches(capabilities: &Capabilities) -> Vec<Dispatch> {
     const GROUPS: u32 = 16;
     let fma = FmaKernel::grid()
         .into_iter()
         .map(|kernel| kernel.dispatch(GROUPS));
-    let copy = CopyKernel::grid().into_iter();
-    let copy = copy.map(|kernel| kernel.dispatch(GROUPS * WORKGROUP_SIZE));
-    fma.chain(copy).chain([count_dispatch()]).collect()
+    let matrices = CooperativeKernel::grid(capabilities)
+        .into_iter()
+        .map(|kernel| kernel.dispatch(GROUPS));
+    let copy = CopyKernel::grid()
+        .into_iter()
+        .map(|kernel| kernel.dispatch(GROUPS * WORKGROUP_SIZE));
+    fma.chain(matrices)
+        .chain(copy)
+        .chain([count_dispatch()])
+        .collect()
 }
 
 /// One candidate's figure, in 10^9 per second.
@@ -216,6 +252,90 @@ impl FmaKernel {
         let elem = if self.vectors { "vec4" } else { "scalar" };
         let form = if self.fused { "fma()" } else { "a * b + c" };
         format!("{elem}, {} accumulators, {form}", self.accumulators)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CooperativeKernel {
+    edge: u32,
+    subgroup_size: u32,
+    accumulators: u32,
+}
+
+impl CooperativeKernel {
+    /// Of a workgroup.
+    const SUBGROUPS: u32 = 4;
+
+    fn grid(capabilities: &Capabilities) -> Vec<Self> {
+        let (Some(edge), Some(subgroup_size)) =
+            (capabilities.cooperative, capabilities.fixed_subgroup_size())
+        else {
+            return Vec::new();
+        };
+        let kernel = |accumulators| Self {
+            edge,
+            subgroup_size,
+            accumulators,
+        };
+        [4, 8].map(kernel).to_vec()
+    }
+
+    fn dispatch(self, groups: u32) -> Dispatch {
+        let params = CooperativeParams {
+            rounds: ROUNDS,
+            factor: 1.0,
+            change: 0.0,
+        };
+        Dispatch {
+            kernel: Kernel {
+                name: "peak_cooperative",
+                enables: Capabilities::COOPERATIVE_ENABLES,
+                parts: Cow::Owned(vec![cooperative_part(self.edge), COOPERATIVE]),
+                params: CooperativeParams::FIELDS,
+                storage: &[Access::Write],
+                stepped: false,
+            },
+            constants: vec![
+                ("SUBGROUPS", Constant::U32(Self::SUBGROUPS)),
+                ("SUBGROUP_SIZE", Constant::U32(self.subgroup_size)),
+                ("STEPS", Constant::U32(STEPS)),
+                ("ACCUMULATORS", Constant::U32(self.accumulators)),
+            ],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            operands: vec![Operand::whole("output", 4 * self.words(groups))],
+            grid: [groups, 1, 1],
+            steps: 1,
+        }
+    }
+
+    fn words(self, groups: u32) -> u64 {
+        u64::from(groups * Self::SUBGROUPS * self.accumulators * self.edge * self.edge)
+    }
+
+    fn measure(self, gpu: &Gpu, clock: &Clock, budget: Budget) -> Result<Figure, Error> {
+        let groups = if gpu.is_software() { 8 } else { 2048 };
+        let output = gpu.zeros("peak output", 4 * self.words(groups))?;
+        let slices = [("output", output.slice(..))];
+        let bound = gpu.context().bind_own(&[self.dispatch(groups)], &slices)?;
+        let timing = clock.measure(budget, |pass| bound.record(pass))?;
+        let got: Vec<f32> = gpu.download(&output)?;
+        let wrong = got.iter().enumerate().find(|&(at, &got)| {
+            let chain = at as u32 / (self.edge * self.edge) % self.accumulators;
+            got != (chain + self.edge * STEPS * ROUNDS) as f32
+        });
+        if let Some((at, got)) = wrong {
+            return Err(wrong_result("peak_cooperative", at, got));
+        }
+        let products = f64::from(self.edge * STEPS * ROUNDS) * self.words(groups) as f64;
+        let describe = format!(
+            "matrices of {}, {} accumulators",
+            self.edge, self.accumulators
+        );
+        Ok((
+            1e-3 * 2.0 * products / timing.median_us,
+            describe,
+            timing.clock,
+        ))
     }
 }
 
@@ -356,12 +476,14 @@ mod tests {
         let peak = Peak {
             gflops: 1000.0,
             gflops_kernel: String::new(),
+            cooperative: Some((4000.0, String::new())),
             gbytes_per_s: 10.0,
             gbytes_kernel: String::new(),
             dispatch_us: 1.0,
             clock: Source::Wall,
         };
-        assert_eq!(peak.seconds(1e9, 1.0), 1e-3);
-        assert_eq!(peak.seconds(1.0, 1e9), 0.1);
+        assert_eq!(peak.seconds(Variant::Portable, 1e9, 1.0), 1e-3);
+        assert_eq!(peak.seconds(Variant::Cooperative, 1e9, 1.0), 0.25e-3);
+        assert_eq!(peak.seconds(Variant::Portable, 1.0, 1e9), 0.1);
     }
 }

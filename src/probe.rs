@@ -26,6 +26,10 @@ const GROUPS: Kernel = Kernel {
 /// Looks for the others before a workgroup of the probe gives up.
 const SPIN_BOUND: u32 = 1 << 14;
 
+/// Words that an invocation of the probe keeps in its registers: with what else it needs, as many as one of the
+/// persistent tier's, of which a compute unit then has room for as many as of the probe's.
+const HELD_WORDS: u32 = 192;
+
 /// Once may be luck.
 const ATTEMPTS: usize = 3;
 
@@ -37,9 +41,9 @@ pub fn probe_dispatch(num_groups: u32) -> Dispatch {
     };
     Dispatch {
         kernel: GROUPS,
-        constants: vec![],
+        constants: vec![("HELD", Constant::U32(HELD_WORDS))],
         params: bytemuck::bytes_of(&params).to_vec(),
-        operands: vec![Operand::whole("words", 8)],
+        operands: vec![Operand::whole("words", 256)],
         grid: [num_groups, 1, 1],
         steps: 1,
     }

@@ -190,9 +190,9 @@ fn it_is_planned_only_where_workgroups_were_seen_to_run_together() {
         config.plan(&device, shape, given).unwrap().describe
     };
     assert!(planned(0, false, false).starts_with("stepped"));
-    assert!(planned(64, false, false).starts_with("stepped"));
-    assert!(planned(128, false, false).starts_with("persistent"));
-    assert!(planned(128, false, true).starts_with("stepped"));
+    assert!(planned(31, false, false).starts_with("stepped"));
+    assert!(planned(32, false, false).starts_with("persistent"));
+    assert!(planned(32, false, true).starts_with("stepped"));
     assert!(!planned(0, true, false).starts_with("persistent"));
 }
 

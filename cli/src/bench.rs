@@ -158,7 +158,7 @@ fn measure(
     row.gflops = Some(1e-9 * plan.flops / seconds);
     row.gbytes_per_s = Some(1e-9 * plan.bytes / seconds);
     // small tensors stay in caches that are faster than the copy which measured the roof
-    let percent = 100.0 * roof.seconds(plan.flops, plan.bytes) / seconds;
+    let percent = 100.0 * roof.seconds(plan.variant, plan.flops, plan.bytes) / seconds;
     row.percent_of_roof = Some(percent.min(100.0));
     row.clock = Some(timing.clock.name());
     Ok(row)

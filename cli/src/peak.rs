@@ -16,6 +16,11 @@ use crate::{adapter, args, report};
 pub struct Peak {
     pub gflops: f64,
     pub gflops_kernel: String,
+    /// Of cooperative matrices, on a device that has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cooperative_gflops: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cooperative_kernel: Option<String>,
     pub gbytes_per_s: f64,
     pub gbytes_kernel: String,
     pub dispatch_us: f64,
@@ -24,7 +29,10 @@ pub struct Peak {
 
 impl From<&gatefold::peak::Peak> for Peak {
     fn from(peak: &gatefold::peak::Peak) -> Self {
+        let cooperative = peak.cooperative.as_ref();
         Self {
+            cooperative_gflops: cooperative.map(|&(gflops, _)| gflops),
+            cooperative_kernel: cooperative.map(|(_, kernel)| kernel.clone()),
             gflops: peak.gflops,
             gflops_kernel: peak.gflops_kernel.clone(),
             gbytes_per_s: peak.gbytes_per_s,
@@ -61,13 +69,16 @@ pub fn run(args: &args::Peak) -> Result<ExitCode> {
             Cell::text(kernel),
         ]
     };
-    let rows = [
-        row(
-            "f32 multiply-add",
-            peak.gflops,
-            "GFLOP/s",
-            &peak.gflops_kernel,
-        ),
+    let mut rows = vec![row(
+        "f32 multiply-add",
+        peak.gflops,
+        "GFLOP/s",
+        &peak.gflops_kernel,
+    )];
+    if let (Some(gflops), Some(kernel)) = (peak.cooperative_gflops, &peak.cooperative_kernel) {
+        rows.push(row("f16 matrix multiply-add", gflops, "GFLOP/s", kernel));
+    }
+    rows.extend([
         row(
             "copy, read + write",
             peak.gbytes_per_s,
@@ -80,7 +91,7 @@ pub fn run(args: &args::Peak) -> Result<ExitCode> {
             "us",
             "one invocation",
         ),
-    ];
+    ]);
     let title = format!("{}; clock: {}", gpu.describe(), peak.clock);
     let header = ["peak", "value", "unit", "kernel"];
     let document = Document {

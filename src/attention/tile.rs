@@ -30,11 +30,12 @@ const BROADCAST_SUBGROUP: &str = include_str!("../../shaders/attention_broadcast
 /// The shape of a workgroup's share, as data. All kernels compute the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tile {
-    /// `attention.wgsl`: an invocation computes `rows` x 4 scores of a tile of `rows * threads_y` queries by
-    /// `4 * threads_x` keys, with the head dimension staged `chunk` at a time and `value_keys` values; with
-    /// `prefetch` these are loaded while products are computed.
+    /// `attention.wgsl`: an invocation computes `rows` x 4 `key_vectors` scores of a tile of `rows * threads_y`
+    /// queries by `4 * key_vectors * threads_x` keys, with the head dimension staged `chunk` at a time and `value_keys`
+    /// values; with `prefetch` these are loaded while products are computed.
     Blocked {
         rows: u32,
+        key_vectors: u32,
         threads_x: u32,
         threads_y: u32,
         chunk: u32,
@@ -85,6 +86,21 @@ impl Tile {
         [head_dim, value_dim]: [u32; 2],
         shape: &AttentionShape,
     ) -> Self {
+        if let (true, Ok(text)) = (
+            variant != Variant::Cooperative,
+            std::env::var("GATEFOLD_TILE"),
+        ) {
+            let n: Vec<u32> = text.split(',').map(|n| n.parse().unwrap()).collect();
+            return Self::Blocked {
+                rows: n[0],
+                key_vectors: n[1],
+                threads_x: n[2],
+                threads_y: n[3],
+                chunk: n[4],
+                value_keys: n[5],
+                prefetch: n[6] != 0,
+            };
+        }
         let dims = head_dim + value_dim;
         let rows = u64::from(shape.q_len) * u64::from(shape.group_size());
         let few = Self::decode(capabilities, variant, head_dim, rows);
@@ -133,6 +149,7 @@ impl Tile {
         let value_keys = value_keys.min(if value_dim <= 64 { 32 } else { 8 });
         Self::Blocked {
             rows,
+            key_vectors: 1,
             threads_x,
             threads_y,
             chunk,
@@ -246,6 +263,7 @@ impl Tile {
         };
         Some(Self::Blocked {
             rows: 8,
+            key_vectors: 1,
             threads_x,
             threads_y: 16,
             chunk,
@@ -293,11 +311,12 @@ impl Tile {
                 format!("cooperative, {queries} queries x {keys} keys, matrices of {edge}")
             }
             Self::Blocked {
-                threads_x, rows, ..
+                rows, key_vectors, ..
             } => {
                 format!(
-                    "blocked, {queries} queries x {} keys, {rows} x 4 per thread",
-                    4 * threads_x
+                    "blocked, {queries} queries x {} keys, {rows} x {} per thread",
+                    self.blocks().keys,
+                    4 * key_vectors
                 )
             }
             Self::Broadcast { keys, .. } => {
@@ -311,7 +330,11 @@ impl Tile {
         let keys = match self {
             Self::Decode { .. } => DECODE_KEYS,
             Self::Cooperative { keys, .. } => keys,
-            Self::Blocked { threads_x, .. } => 4 * threads_x,
+            Self::Blocked {
+                key_vectors,
+                threads_x,
+                ..
+            } => 4 * key_vectors * threads_x,
             Self::Broadcast { keys, .. } => keys,
         };
         Blocks {
@@ -396,6 +419,7 @@ impl Tile {
         match self {
             Self::Blocked {
                 rows,
+                key_vectors,
                 threads_x,
                 threads_y,
                 chunk,
@@ -411,6 +435,7 @@ impl Tile {
                 constants.extend([
                     ("ROWS", Constant::U32(rows)),
                     ("ROW_VECTORS", Constant::U32(rows / 4)),
+                    ("KEY_VECTORS", Constant::U32(key_vectors)),
                     ("THREADS_X", Constant::U32(threads_x)),
                     ("THREADS_Y", Constant::U32(threads_y)),
                     ("CHUNK", Constant::U32(chunk)),
@@ -421,7 +446,10 @@ impl Tile {
                         "QUERY_ITEMS",
                         Constant::U32(items(rows * threads_y * chunk / 4)),
                     ),
-                    ("KEY_ITEMS", Constant::U32(items(threads_x * chunk))),
+                    (
+                        "KEY_ITEMS",
+                        Constant::U32(items(key_vectors * threads_x * chunk)),
+                    ),
                     (
                         "VALUE_ITEMS",
                         Constant::U32(items(value_keys * value_vectors * threads_x)),

@@ -144,7 +144,7 @@ impl Tile {
         let held = if fits(split) { held(split) } else { 0 };
         let batch_tiles = num_rows.div_ceil(batch).max(1);
         let groups = config.hidden_size.div_ceil(units) * config.direction.count();
-        let at_once = capabilities.concurrent_workgroups / (groups * Self::crowd(held));
+        let at_once = capabilities.concurrent_workgroups / groups;
         let rounds = batch_tiles.div_ceil(at_once.max(1));
         (units * split <= capabilities.workgroup_invocations).then_some(Self::Persistent {
             units,
@@ -154,12 +154,6 @@ impl Tile {
             held,
             resume: false,
         })
-    }
-
-    /// How many of the probe's workgroups, which need few registers, take the room of one that holds `held`
-    /// vectors of weights: of 256 invocations with up to 255 registers each a compute unit has room for one.
-    fn crowd(held: u32) -> u32 {
-        if held > 0 { 4 } else { 2 }
     }
 
     /// The same for the dispatch that goes on where workgroups gave up.
@@ -182,14 +176,12 @@ impl Tile {
         }
     }
 
-    /// Workgroups that a persistent tier wants to run at the same time, in units of the probe's: `None` for the
-    /// others.
+    /// Workgroups that a persistent tier wants to run at the same time: `None` for the others.
     pub fn concurrent(self, config: &RecurrentConfig, num_rows: u32) -> Option<u32> {
         let Self::Persistent {
             units,
             batch,
             rounds,
-            held,
             ..
         } = self
         else {
@@ -197,7 +189,7 @@ impl Tile {
         };
         let groups = config.hidden_size.div_ceil(units) * config.direction.count();
         let turns = num_rows.div_ceil(batch).div_ceil(rounds);
-        groups.checked_mul(turns)?.checked_mul(Self::crowd(held))
+        groups.checked_mul(turns)
     }
 
     pub fn batch(self) -> u32 {

@@ -390,9 +390,12 @@ fn gradient_clip(device: &Capabilities) -> Vec<Launch> {
     plans.into_iter().flat_map(launches).collect()
 }
 
-fn peak(_: &Capabilities) -> Vec<Launch> {
-    let launch = |dispatch| (Variant::Portable, dispatch);
-    gatefold::peak::dispatches()
+fn peak(device: &Capabilities) -> Vec<Launch> {
+    let launch = |dispatch: Dispatch| match dispatch.kernel.name {
+        "peak_cooperative" => (Variant::Cooperative, dispatch),
+        _ => (Variant::Portable, dispatch),
+    };
+    gatefold::peak::dispatches(device)
         .into_iter()
         .map(launch)
         .collect()
