@@ -42,7 +42,7 @@ const STAGE_SIZE: u32 = max(STAGED_KEYS + KEY_TILE * STAGE_PITCH, VALUE_KEYS * V
 var<workgroup> wg_stage: array<vec4<f32>, STAGE_SIZE>;
 // [ROW_TILE, THREADS_X] vectors of four keys
 var<workgroup> wg_weights: array<vec4<f32>, ROW_TILE * THREADS_X>;
-// whether any value seen so far is NaN or infinite
+// whether any value seen so far, beside those of CLASS_INSIDE, is NaN or infinite
 var<workgroup> wg_nonfinite: atomic<u32>;
 
 // rows that are read together lie in different banks
@@ -52,10 +52,10 @@ fn weight_index(row: u32, key_vector: u32) -> u32 {
 
 // pass 3: adds the values that are staged, weighted, the first of them those of key first_key of
 // the weights
-fn add_values(lane: Lane, first_key: u32, acc: ptr<function, Sums>) {
+fn add_values(lane: Lane, first_key: u32, block: u32, acc: ptr<function, Sums>) {
     let x = lane.index % THREADS_X;
     let y = lane.index / THREADS_X;
-    if (MASKS_PAIRS && atomicLoad(&wg_nonfinite) != 0u) {
+    if (MASKS_PAIRS && block != CLASS_INSIDE && atomicLoad(&wg_nonfinite) != 0u) {
         // 0 * NaN is NaN: skip the masked keys one by one
         for (var k = 0u; k < VALUE_KEYS; k++) {
             // unroll
@@ -140,12 +140,15 @@ fn attention(
         next_chunk = load_chunk(lane, tile, tile.key_start, 0u);
     }
     for (var key_start = tile.key_start; key_start < tile.key_end; key_start += KEY_TILE) {
-        let block = uniform_class(lane, block_class(tile, key_start));
+        var block = uniform_class(lane, block_class(tile, key_start));
         if (CLASSES && block == CLASS_NONE) {
             if (PREFETCH) {
                 next_chunk = load_chunk(lane, tile, key_start + KEY_TILE, 0u);
             }
             continue;
+        }
+        if (all_allowed(tile, key_start, block)) {
+            block = CLASS_INSIDE;
         }
         // pass 1: scores, a chunk of the head dimension at a time
         var score: array<array<vec4<f32>, KEY_VECTORS>, ROWS>;
@@ -249,9 +252,9 @@ fn attention(
                 // wg_stage is free
                 workgroupBarrier();
                 if (PREFETCH) {
-                    store_values(lane, next_values);
+                    store_values(lane, next_values, block);
                 } else {
-                    stage_values(lane, tile, part + first_key);
+                    stage_values(lane, tile, part + first_key, block);
                 }
                 // wg_stage, wg_weights and wg_nonfinite are visible
                 workgroupBarrier();
@@ -262,7 +265,7 @@ fn attention(
                         next_chunk = load_chunk(lane, tile, key_start + KEY_TILE, 0u);
                     }
                 }
-                add_values(lane, first_key, &acc);
+                add_values(lane, first_key, block, &acc);
             }
         }
     }

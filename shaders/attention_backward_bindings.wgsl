@@ -37,14 +37,15 @@ struct Place {
 }
 
 fn place_of(group: u32) -> Place {
+    let counted = number_and_rest(group);
     // of keys the first tiles have the most queries under a causal mask, of queries the last
-    var number = group % params.num_tiles;
+    var number = counted.x;
     if (!ROWS_ARE_KEYS) {
         number = params.num_tiles - 1u - number;
     }
     let num_heads = select(1u, params.group_size, ROWS_ARE_KEYS);
     let groups = params.num_heads / num_heads;
-    let rest = group / params.num_tiles;
+    let rest = counted.y;
     return Place(rest / groups, rest % groups * num_heads, num_heads, number * ROW_TILE);
 }
 

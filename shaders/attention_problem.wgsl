@@ -191,6 +191,17 @@ fn value_row(tile: Tile, j: u32) -> u32 {
     return tile.value + j * params.value_token;
 }
 
+// A workgroup's tile and what else is counted: heads, splits and batch rows. Under a causal mask
+// work differs from tile to tile: the longest of all heads come first, or a device would wait for
+// those of the last head.
+fn number_and_rest(group: u32) -> vec2<u32> {
+    if (BOUNDED_ABOVE) {
+        let others = params.num_groups / params.num_tiles;
+        return vec2<u32>(group / others, group % others);
+    }
+    return vec2<u32>(group % params.num_tiles, group / params.num_tiles);
+}
+
 // the sequence and head number `head` of batch row `batch` of this dispatch, without rows or keys
 fn head_tile(batch: u32, head: u32) -> Tile {
     var tile: Tile;

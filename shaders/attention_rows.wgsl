@@ -2,9 +2,10 @@
 // head, against one split of the keys in steps of KEY_TILE.
 
 fn tile_of(group: u32) -> Tile {
-    // the last tiles have the most keys under a causal mask: they start first
-    let number = params.num_tiles - 1u - group % params.num_tiles;
-    let rest = group / params.num_tiles;
+    let counted = number_and_rest(group);
+    // the last tiles have the most keys under a causal mask
+    let number = params.num_tiles - 1u - counted.x;
+    let rest = counted.y;
     let split = rest % params.num_splits;
     let heads = select(params.num_heads, params.num_heads / params.group_size, FOLDED);
     let head = rest / params.num_splits % heads * select(1u, params.group_size, FOLDED);

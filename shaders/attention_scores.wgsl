@@ -1,13 +1,16 @@
 // attention_scores: from the product of a query and a key to their score, in log2 units, four pairs
 // at a time.
-//     s = scale * product;  s = cap * tanh(s / cap) with SOFTCAP;  s += bias with BIAS;
-//     s -= slope * |i + offset - j| with ALIBI;  MASKED where query i may not attend key j
+//     s = scale * product;  s = cap * tanh(s / cap) with SOFTCAP;
+//     s -= slope * |i + offset - j| with ALIBI;  s += bias with BIAS;
+//     MASKED where query i may not attend key j
 // Source: softcap: Gemma 2; ALiBi: Press et al. 2022, symmetric as in FlashAttention.
 
-// classes of a block of the mask: no pair allowed, some, all
+// classes of a block of the mask: no pair allowed, some, all; and of a block whose pairs are all
+// allowed, whatever else there is to mask
 const CLASS_NONE: u32 = 0u;
 const CLASS_SOME: u32 = 1u;
 const CLASS_ALL: u32 = 2u;
+const CLASS_INSIDE: u32 = 3u;
 
 struct Pairs {
     // rows of the tile and keys; past the end of either is fine
@@ -92,6 +95,17 @@ fn scores(tile: Tile, pairs: Pairs, product: vec4<f32>, block: u32) -> vec4<f32>
     if (SOFTCAP) {
         score = params.softcap_log2 * tanh_of(product * params.softcap_scale);
     }
+    if (ALIBI) {
+        // unroll
+        for (var e = 0u; e < 4u; e++) {
+            let row = pairs.row[e];
+            let distance = i32(query_of(tile, row)) + tile.offset - i32(pairs.key[e]);
+            score[e] -= LOG2_E * slope_of(tile, row) * abs(f32(distance));
+        }
+    }
+    if (block == CLASS_INSIDE) {
+        return score;
+    }
     var allowed = pairs.key < vec4<u32>(tile.key_end);
     // unroll
     for (var e = 0u; e < 4u; e++) {
@@ -108,10 +122,6 @@ fn scores(tile: Tile, pairs: Pairs, product: vec4<f32>, block: u32) -> vec4<f32>
             let masking = is_masking(bits);
             allowed[e] = allowed[e] && !masking;
             score[e] += LOG2_E * bitcast<f32>(select(bits, 0u, masking));
-        }
-        if (ALIBI) {
-            let distance = i32(query_of(tile, row)) + tile.offset - i32(key);
-            score[e] -= LOG2_E * slope_of(tile, row) * abs(f32(distance));
         }
         if (MASK) {
             allowed[e] = allowed[e] && (block == CLASS_ALL || !is_masked(tile, row, key));

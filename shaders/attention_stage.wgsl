@@ -84,18 +84,18 @@ fn store_chunk(lane: Lane, chunk: Chunk) {
     }
 }
 
-fn store_value(slot: u32, value: vec4<f32>) {
+fn store_value(slot: u32, value: vec4<f32>, block: u32) {
     wg_stage[slot] = value;
     if (MASKS_PAIRS) {
-        if (is_nonfinite(value)) {
+        if (block != CLASS_INSIDE && is_nonfinite(value)) {
             atomicStore(&wg_nonfinite, 1u);
         }
     }
 }
 
-fn stage_values(lane: Lane, tile: Tile, first_key: u32) {
+fn stage_values(lane: Lane, tile: Tile, first_key: u32, block: u32) {
     for (var i = lane.index; i < VALUE_KEYS * VALUE_PITCH; i += WORKGROUP_SIZE) {
-        store_value(i, value_item(tile, first_key, i));
+        store_value(i, value_item(tile, first_key, i), block);
     }
 }
 
@@ -108,9 +108,9 @@ fn load_values(lane: Lane, tile: Tile, first_key: u32) -> Values {
     return result;
 }
 
-fn store_values(lane: Lane, values: Values) {
+fn store_values(lane: Lane, values: Values, block: u32) {
     // unroll
     for (var n = 0u; n < VALUE_ITEMS; n++) {
-        store_value(lane.index + n * WORKGROUP_SIZE, values.value[n]);
+        store_value(lane.index + n * WORKGROUP_SIZE, values.value[n], block);
     }
 }
