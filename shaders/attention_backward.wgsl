@@ -24,7 +24,7 @@
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
 //             attention_backward_classes.wgsl, attention_backward_pairs.wgsl,
-//             attention_backward_products.wgsl, attention_backward_query.wgsl or
+//             attention_chunk.wgsl, attention_backward_products.wgsl, attention_backward_query.wgsl or
 //             attention_backward_key.wgsl
 
 const VECTOR_PITCH: u32 = VECTORS * THREADS_X;
@@ -113,8 +113,8 @@ fn accumulate(lane: Lane, tile: Tile, factors: Factors, sums: ptr<function, Sums
                 }
             }
         } else {
-            // of the last four those past the count are zeros
-            for (var o = 0u; o < count; o += 4u) {
+            // those past the count are zeros; a GPU's driver repeats the body if it knows how often
+            for (var o = 0u; o < select(count, STAGED_OTHERS, PREFETCH); o += 4u) {
                 var factor: Block;
                 // unroll
                 for (var r = 0u; r < ROWS; r++) {

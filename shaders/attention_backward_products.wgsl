@@ -7,8 +7,7 @@
 const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
 const ROW_TILE: u32 = ROWS * THREADS_Y;
 const OTHER_TILE: u32 = 4u * THREADS_X;
-const CHUNK_VECTORS: u32 = CHUNK / 4u;
-const STAGE_PITCH: u32 = CHUNK_VECTORS + 1u;
+// a chunk: [ROW_TILE + OTHER_TILE, CHUNK_VECTORS], see attention_chunk.wgsl
 const OTHERS_AT: u32 = ROW_TILE * STAGE_PITCH;
 const PRODUCTS_SIZE: u32 = OTHERS_AT + OTHER_TILE * STAGE_PITCH;
 
@@ -47,8 +46,8 @@ fn row_item(tile: Tile, factors: Factors, chunk: u32, i: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
-fn row_slot(i: u32) -> u32 {
-    return i / CHUNK_VECTORS * STAGE_PITCH + i % CHUNK_VECTORS;
+fn row_index(i: u32) -> u32 {
+    return stage_index(i / CHUNK_VECTORS, i % CHUNK_VECTORS);
 }
 
 fn other_item(tile: Tile, factors: Factors, chunk: u32, i: u32) -> vec4<f32> {
@@ -59,19 +58,17 @@ fn other_item(tile: Tile, factors: Factors, chunk: u32, i: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
-// the others of one invocation lie THREADS_X rows apart
-fn other_slot(i: u32) -> u32 {
+fn other_index(i: u32) -> u32 {
     let other = i / CHUNK_VECTORS;
-    let row = other % 4u * THREADS_X + other / 4u;
-    return OTHERS_AT + row * STAGE_PITCH + i % CHUNK_VECTORS;
+    return OTHERS_AT + stage_index(interleaved(0u, other / 4u, other % 4u), i % CHUNK_VECTORS);
 }
 
 fn stage_chunk(lane: Lane, tile: Tile, factors: Factors, chunk: u32) {
     for (var i = lane.index; i < ROW_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-        wg_stage[row_slot(i)] = row_item(tile, factors, chunk, i);
+        wg_stage[row_index(i)] = row_item(tile, factors, chunk, i);
     }
     for (var i = lane.index; i < OTHER_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-        wg_stage[other_slot(i)] = other_item(tile, factors, chunk, i);
+        wg_stage[other_index(i)] = other_item(tile, factors, chunk, i);
     }
 }
 
@@ -91,11 +88,11 @@ fn load_chunk(lane: Lane, tile: Tile, factors: Factors, chunk: u32) -> Chunk {
 fn store_chunk(lane: Lane, chunk: Chunk) {
     // unroll
     for (var n = 0u; n < ROW_ITEMS; n++) {
-        wg_stage[row_slot(lane.index + n * WORKGROUP_SIZE)] = chunk.row[n];
+        wg_stage[row_index(lane.index + n * WORKGROUP_SIZE)] = chunk.row[n];
     }
     // unroll
     for (var n = 0u; n < OTHER_ITEMS; n++) {
-        wg_stage[other_slot(lane.index + n * WORKGROUP_SIZE)] = chunk.other[n];
+        wg_stage[other_index(lane.index + n * WORKGROUP_SIZE)] = chunk.other[n];
     }
 }
 
@@ -126,15 +123,16 @@ fn products(lane: Lane, tile: Tile, factors: Factors) -> Block {
             // past the end zeros, without a load
             next = load_chunk(lane, tile, factors, chunk + CHUNK);
         }
-        // no constant: a driver that repeats the body CHUNK_VECTORS times compiles it for seconds
-        for (var d = 0u; d < min(CHUNK_VECTORS, (dims - chunk + 3u) / 4u); d++) {
-            let o0 = wg_stage[OTHERS_AT + x * STAGE_PITCH + d];
-            let o1 = wg_stage[OTHERS_AT + (x + THREADS_X) * STAGE_PITCH + d];
-            let o2 = wg_stage[OTHERS_AT + (x + 2u * THREADS_X) * STAGE_PITCH + d];
-            let o3 = wg_stage[OTHERS_AT + (x + 3u * THREADS_X) * STAGE_PITCH + d];
+        // a GPU's driver repeats the body if it knows how often; one of a CPU compiles that for seconds
+        let vectors = select((dims - chunk + 3u) / 4u, CHUNK_VECTORS, PREFETCH);
+        for (var d = 0u; d < min(CHUNK_VECTORS, vectors); d++) {
+            let o0 = wg_stage[OTHERS_AT + stage_index(interleaved(0u, x, 0u), d)];
+            let o1 = wg_stage[OTHERS_AT + stage_index(interleaved(0u, x, 1u), d)];
+            let o2 = wg_stage[OTHERS_AT + stage_index(interleaved(0u, x, 2u), d)];
+            let o3 = wg_stage[OTHERS_AT + stage_index(interleaved(0u, x, 3u), d)];
             // unroll
             for (var r = 0u; r < ROWS; r++) {
-                let own = wg_stage[(y + r * THREADS_Y) * STAGE_PITCH + d];
+                let own = wg_stage[stage_index(y + r * THREADS_Y, d)];
                 sum[r].x = add_dot(own, o0, sum[r].x);
                 sum[r].y = add_dot(own, o1, sum[r].y);
                 sum[r].z = add_dot(own, o2, sum[r].z);

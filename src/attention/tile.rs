@@ -10,6 +10,8 @@ use crate::{Capabilities, Variant};
 const BINDINGS: &str = include_str!("../../shaders/attention_bindings.wgsl");
 const ROWS: &str = include_str!("../../shaders/attention_rows.wgsl");
 const STAGE: &str = include_str!("../../shaders/attention_stage.wgsl");
+pub(super) const CHUNK: &str = include_str!("../../shaders/attention_chunk.wgsl");
+const SUMS: &str = include_str!("../../shaders/attention_sums.wgsl");
 const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
 const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
 const LANE: &str = include_str!("../../shaders/attention_lane.wgsl");
@@ -40,6 +42,7 @@ pub(super) enum Tile {
         threads_y: u32,
         chunk: u32,
         value_keys: u32,
+        shares: u32,
         prefetch: bool,
     },
     /// `attention_decode.wgsl`: `threads_x` invocations share the product of a key with all `rows`.
@@ -98,7 +101,8 @@ impl Tile {
                 threads_y: n[3],
                 chunk: n[4],
                 value_keys: n[5],
-                prefetch: n[6] != 0,
+                shares: n[6],
+                prefetch: n[7] != 0,
             };
         }
         let dims = head_dim + value_dim;
@@ -140,13 +144,17 @@ impl Tile {
         };
         let threads_y = 64 / threads_x;
         let rows = if value_dim <= 128 { 8 } else { 4 };
-        // per step of the head dimension an invocation loads rows + 4 vectors; a long chunk saves barriers
-        let (chunk, value_keys) = if capabilities.workgroup_memory >= 32 * 1024 {
-            (32.min(head_dim.next_multiple_of(4)), 4 * threads_x)
-        } else {
-            (8.min(head_dim.next_multiple_of(4)), 4)
-        };
-        let value_keys = value_keys.min(if value_dim <= 64 { 32 } else { 8 });
+        // long chunks save barriers; beside wg_stage there is what rows are reduced through
+        let (row_tile, keys) = (rows * threads_y, 4 * threads_x);
+        let room = (capabilities.workgroup_memory - 64) / 4 - 4 * threads_x * threads_y;
+        let pitch = value_dim.next_multiple_of(4 * threads_x);
+        let largest = |of: fn(u32) -> u32, each: u32| (0..4).map(of).find(|n| n * each <= room);
+        let chunk = largest(|n| 32 >> n, row_tile + keys).unwrap_or(4);
+        let value_keys = largest(|n| 32 >> n, row_tile + pitch).unwrap_or(4);
+        let (chunk, value_keys) = (
+            chunk.min(head_dim.next_multiple_of(4)),
+            value_keys.min(keys),
+        );
         Self::Blocked {
             rows,
             key_vectors: 1,
@@ -154,6 +162,7 @@ impl Tile {
             threads_y,
             chunk,
             value_keys,
+            shares: 1,
             prefetch: false,
         }
     }
@@ -268,6 +277,7 @@ impl Tile {
             threads_y: 16,
             chunk,
             value_keys,
+            shares: 1,
             prefetch: true,
         })
     }
@@ -347,11 +357,19 @@ impl Tile {
         let (name, own) = match (self, variant) {
             (Self::Blocked { .. }, Variant::Portable) => (
                 "attention",
-                vec![BINDINGS, ROWS, STAGE, REDUCE_WORKGROUP, BLOCKED],
+                vec![
+                    BINDINGS,
+                    ROWS,
+                    CHUNK,
+                    STAGE,
+                    SUMS,
+                    REDUCE_WORKGROUP,
+                    BLOCKED,
+                ],
             ),
             (Self::Blocked { .. }, _) => (
                 "attention",
-                vec![BINDINGS, ROWS, STAGE, REDUCE_SUBGROUP, BLOCKED],
+                vec![BINDINGS, ROWS, CHUNK, STAGE, SUMS, REDUCE_SUBGROUP, BLOCKED],
             ),
             (Self::Cooperative { held, edge, .. }, _) => {
                 let (name, own) = match held {
@@ -424,9 +442,11 @@ impl Tile {
                 threads_y,
                 chunk,
                 value_keys,
+                shares,
                 prefetch,
             } => {
-                let value_vectors = value_dim.div_ceil(4 * threads_x);
+                let columns = threads_x / shares;
+                let value_vectors = value_dim.div_ceil(4 * columns);
                 // of an invocation; unused but for a prefetch
                 let items = |vectors: u32| match prefetch {
                     true => vectors / (threads_x * threads_y),
@@ -441,6 +461,8 @@ impl Tile {
                     ("CHUNK", Constant::U32(chunk)),
                     ("VALUE_VECTORS", Constant::U32(value_vectors)),
                     ("VALUE_KEYS", Constant::U32(value_keys)),
+                    ("SHARES", Constant::U32(shares)),
+                    ("SHARED", Constant::Bool(shares > 1)),
                     ("PREFETCH", Constant::Bool(prefetch)),
                     (
                         "QUERY_ITEMS",
@@ -452,7 +474,7 @@ impl Tile {
                     ),
                     (
                         "VALUE_ITEMS",
-                        Constant::U32(items(value_keys * value_vectors * threads_x)),
+                        Constant::U32(items(value_keys * value_vectors * columns)),
                     ),
                 ]);
             }

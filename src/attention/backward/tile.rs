@@ -3,6 +3,7 @@
 use crate::attention::AttentionShape;
 use crate::attention::gathered::Blocks;
 use crate::attention::problem::{Params, Problem};
+use crate::attention::tile::CHUNK;
 use crate::kernel::{Access, Constant, Constants, Kernel};
 use crate::probe::cooperative_part;
 use crate::{Capabilities, Variant};
@@ -126,7 +127,9 @@ impl Tile {
             Self::Blocked(_) => kernel(
                 "attention_backward",
                 problem,
-                vec![LANE, BINDINGS, CLASSES, PAIRS, PRODUCTS, of_side, BLOCKED],
+                vec![
+                    LANE, BINDINGS, CLASSES, PAIRS, CHUNK, PRODUCTS, of_side, BLOCKED,
+                ],
             ),
             Self::Broadcast { .. } => kernel(
                 "attention_backward_broadcast",
@@ -176,7 +179,7 @@ pub(super) fn bias_kernel(problem: &Problem<'_>) -> Kernel {
     kernel(
         "attention_backward_bias",
         problem,
-        vec![LANE, BINDINGS, CLASSES, PAIRS, PRODUCTS, QUERY, BIAS],
+        vec![LANE, BINDINGS, CLASSES, PAIRS, CHUNK, PRODUCTS, QUERY, BIAS],
     )
 }
 
@@ -238,7 +241,7 @@ impl Blocked {
         let small = 1024;
         let room = (capabilities.workgroup_memory - small - 16 * row_tile * threads_x) / 16;
         let power_of_two = |most: u32| 1 << most.max(1).ilog2();
-        let chunk_vectors = (room / (row_tile + other_tile)).saturating_sub(1).min(8);
+        let chunk_vectors = (room / (row_tile + other_tile)).min(8);
         let staged = room / (vectors * threads_x);
         Self {
             rows,
