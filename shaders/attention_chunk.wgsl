@@ -1,6 +1,6 @@
-// attention_chunk: how a chunk of vectors lies in workgroup memory: [rows, CHUNK_VECTORS] vectors of
-// four, of which eight take all banks. What is read or written together is to lie in different ones:
-// columns change places, or, if their number is no power of two, rows are longer.
+// attention_chunk: how a chunk of vectors lies in workgroup memory: [rows, CHUNK_VECTORS] vectors
+// of four, of which eight take all banks. What is read or written together is to lie in different
+// ones: columns change places, or, if their number is no power of two, rows are longer.
 
 const CHUNK_VECTORS: u32 = CHUNK / 4u;
 const SWAPS: bool = (CHUNK_VECTORS & (CHUNK_VECTORS - 1u)) == 0u;
