@@ -1,8 +1,8 @@
 // attention_merge: the result of attention over all keys from results over parts of them.
 //     log_sum_exp = ln sum_p exp(log_sum_exp_p)
 //     output = sum_p exp(log_sum_exp_p - log_sum_exp) output_p
-// A part without keys (log_sum_exp -infinity) counts nothing. Of the SHARES invocations that share an
-// element each takes every SHARES-th part, four at once; their sums are added in their order.
+// A part without keys (log_sum_exp -infinity) counts nothing. Of the SHARES invocations that share
+// an element each takes every SHARES-th part, four at once; their sums are added in their order.
 // Source: Dao et al. 2023 (Flash-Decoding); Milakov & Gimelshein 2018.
 //
 // Layout      parts [NUM_PARTS, rows, dim] and parts_log_sum_exp [NUM_PARTS, rows], or with
