@@ -22,7 +22,7 @@
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_bindings.wgsl,
 //             attention_problem.wgsl, attention_rows.wgsl, attention_loads*.wgsl,
 //             attention_scores.wgsl, attention_uniform.wgsl, reduce_workgroup.wgsl or
-//             reduce_subgroup.wgsl, attention_decode_loads.wgsl
+//             reduce_subgroup.wgsl, attention_decode_registers.wgsl
 
 const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
 const ROW_TILE: u32 = ROWS;
@@ -79,40 +79,6 @@ fn products(lane: Lane, keys: Keys) {
                 // unroll
                 for (var e = 0u; e < 4u; e++) {
                     wg_products[(4u * v + e) * KEY_TILE + y + n * THREADS_Y] = sum[e];
-                }
-            }
-        }
-    }
-}
-
-// pass 3: adds weighted values to the sums of all rows
-fn accumulate(
-    lane: Lane,
-    values: Values,
-    num_keys: u32,
-    sums: ptr<function, array<vec4<f32>, ROWS>>,
-) {
-    // unroll
-    for (var n = 0u; n < VALUE_VECTORS; n++) {
-        let slot = value_slot(lane, n);
-        var value: array<vec4<f32>, 4>;
-        // unroll
-        for (var j = 0u; j < 4u; j++) {
-            value[j] = loaded(values.value[n][j]);
-            // 0 * NaN is NaN
-            if (slot + j >= num_keys) {
-                value[j] = vec4<f32>();
-            }
-        }
-        // unroll
-        for (var r = 0u; r < ROWS; r++) {
-            let weight = wg_weights[r * KEY_VECTORS + slot / 4u];
-            // unroll
-            for (var j = 0u; j < 4u; j++) {
-                if (MASKS_PAIRS) {
-                    (*sums)[r] += select(vec4<f32>(), weight[j] * value[j], weight[j] > 0.0);
-                } else {
-                    (*sums)[r] += weight[j] * value[j];
                 }
             }
         }
@@ -207,11 +173,20 @@ fn attention_decode(
         // wg_weights and wg_factors are visible, wg_products is free
         workgroupBarrier();
 
+        // pass 3: weighted sum of the values
         // unroll
         for (var r = 0u; r < ROWS; r++) {
             sums[r] *= wg_factors[r];
         }
-        accumulate(lane, values, tile.key_end - key_start, &sums);
+        var masked = key_start + KEY_TILE > tile.key_end;
+        if (MASKS_PAIRS) {
+            masked = !all_allowed(tile, key_start, block);
+        }
+        if (masked) {
+            accumulate_unmasked(lane, values, &sums);
+        } else {
+            accumulate(lane, values, &sums);
+        }
         if (next < tile.key_end) {
             values = load_values(lane, tile, next);
         }

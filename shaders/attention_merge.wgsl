@@ -56,8 +56,8 @@ fn part_output(part: u32, index: u32) -> f32 {
     return parts[params.parts_first + part * params.num_elements + index];
 }
 
-// Some parts of an element: maximum of log_sum_exp_p, and relative to it the sums of the weights and
-// of the weighted outputs.
+// Some parts of an element: maximum of log_sum_exp_p, and relative to it the sums of the weights
+// and of the weighted outputs.
 struct Total {
     maximum: f32,
     sum: f32,

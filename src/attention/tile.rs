@@ -12,7 +12,7 @@ const ROWS: &str = include_str!("../../shaders/attention_rows.wgsl");
 const STAGE: &str = include_str!("../../shaders/attention_stage.wgsl");
 const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
 const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
-const DECODE_LOADS: &str = include_str!("../../shaders/attention_decode_loads.wgsl");
+const DECODE_REGISTERS: &str = include_str!("../../shaders/attention_decode_registers.wgsl");
 const LANE: &str = include_str!("../../shaders/attention_lane.wgsl");
 const COOPERATIVE: &str = include_str!("../../shaders/attention_cooperative.wgsl");
 const COOPERATIVE_HELD: &str = include_str!("../../shaders/attention_cooperative_held.wgsl");
@@ -379,11 +379,11 @@ impl Tile {
             }
             (Self::Decode { .. }, Variant::Portable) => (
                 "attention_decode",
-                vec![BINDINGS, ROWS, REDUCE_WORKGROUP, DECODE_LOADS, DECODE],
+                vec![BINDINGS, ROWS, REDUCE_WORKGROUP, DECODE_REGISTERS, DECODE],
             ),
             (Self::Decode { .. }, _) => (
                 "attention_decode",
-                vec![BINDINGS, ROWS, REDUCE_SUBGROUP, DECODE_LOADS, DECODE],
+                vec![BINDINGS, ROWS, REDUCE_SUBGROUP, DECODE_REGISTERS, DECODE],
             ),
             (Self::Broadcast { .. }, Variant::Portable) => (
                 "attention_broadcast",
