@@ -3,6 +3,8 @@
 
 // of grad_output
 alias GradientWord = f32;
+// of a vector of key or value that waits in registers
+alias Loaded = vec4<f32>;
 
 fn query_vector(first: u32, d: u32) -> vec4<f32> {
     var x = vec4<f32>();
@@ -38,4 +40,16 @@ fn value_vector(first: u32, d: u32) -> vec4<f32> {
         }
     }
     return x;
+}
+
+fn load_key(first: u32, d: u32) -> Loaded {
+    return key_vector(first, d);
+}
+
+fn load_value(first: u32, d: u32) -> Loaded {
+    return value_vector(first, d);
+}
+
+fn loaded(vector: Loaded) -> vec4<f32> {
+    return vector;
 }

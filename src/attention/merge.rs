@@ -32,6 +32,9 @@ pub(super) fn dispatch(
     two_tensors: bool,
     operands: Vec<Operand>,
 ) -> Dispatch {
+    // four parts at least for each that shares an element
+    let shares = 1 << (num_parts / 4).clamp(1, 16).ilog2();
+    let elements = if shares > 1 { 256 / shares } else { 64 };
     Dispatch {
         kernel: Kernel {
             name: "attention_merge",
@@ -52,10 +55,12 @@ pub(super) fn dispatch(
             ("DIM", Constant::U32(dim)),
             ("NUM_PARTS", Constant::U32(num_parts)),
             ("TWO_TENSORS", Constant::Bool(two_tensors)),
+            ("SHARES", Constant::U32(shares)),
+            ("ELEMENTS", Constant::U32(elements)),
         ],
         params: bytemuck::bytes_of(params).to_vec(),
         operands,
-        grid: fold_grid(u64::from(params.num_elements).div_ceil(64)),
+        grid: fold_grid(u64::from(params.num_elements.div_ceil(elements))),
         steps: 1,
     }
 }

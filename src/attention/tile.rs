@@ -14,6 +14,7 @@ pub(super) const CHUNK: &str = include_str!("../../shaders/attention_chunk.wgsl"
 const SUMS: &str = include_str!("../../shaders/attention_sums.wgsl");
 const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
 const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
+const DECODE_REGISTERS: &str = include_str!("../../shaders/attention_decode_registers.wgsl");
 const LANE: &str = include_str!("../../shaders/attention_lane.wgsl");
 const COOPERATIVE: &str = include_str!("../../shaders/attention_cooperative.wgsl");
 const COOPERATIVE_HELD: &str = include_str!("../../shaders/attention_cooperative_held.wgsl");
@@ -45,8 +46,14 @@ pub(super) enum Tile {
         shares: u32,
         prefetch: bool,
     },
-    /// `attention_decode.wgsl`: `threads_x` invocations share the product of a key with all `rows`.
-    Decode { rows: u32, threads_x: u32 },
+    /// `attention_decode.wgsl`: `threads_x` invocations share the product of each of `keys` with all `rows`, and
+    /// `value_lanes` sum the vectors of a value.
+    Decode {
+        rows: u32,
+        keys: u32,
+        threads_x: u32,
+        value_lanes: u32,
+    },
     /// `attention_cooperative.wgsl`: `subgroups` compute products of `rows` by `keys` in tiles of `edge` by `edge`;
     /// `held`: `attention_cooperative_held.wgsl`.
     Cooperative {
@@ -67,9 +74,10 @@ pub(super) enum Tile {
 const BROADCAST_DIMS: u32 = 256;
 const PORTABLE_BROADCAST_DIMS: u32 = 32;
 
-/// Of a decoding workgroup: invocations, and keys that it takes at once.
+/// Of a decoding workgroup: invocations, and the most vectors of keys, as of values, that one of them has on their way
+/// into its registers.
 const DECODE_THREADS: u32 = 128;
-const DECODE_KEYS: u32 = 128;
+const DECODE_VECTORS: u32 = 8;
 
 /// The longest padded row for which a subgroup holds its queries and the sums of the values in matrices: of 32
 /// invocations each has 32 registers of the one and 64 of the other then.
@@ -107,7 +115,7 @@ impl Tile {
         }
         let dims = head_dim + value_dim;
         let rows = u64::from(shape.q_len) * u64::from(shape.group_size());
-        let few = Self::decode(capabilities, variant, head_dim, rows);
+        let few = Self::decode(capabilities, variant, [head_dim, value_dim], rows);
         let matrices = Self::cooperative(capabilities, [head_dim, value_dim]);
         if let (Variant::Cooperative, Some(tile)) = (variant, few.or(matrices)) {
             return tile.for_queries(shape);
@@ -286,7 +294,7 @@ impl Tile {
     fn decode(
         capabilities: &Capabilities,
         variant: Variant,
-        head_dim: u32,
+        [head_dim, value_dim]: [u32; 2],
         rows: u64,
     ) -> Option<Self> {
         if capabilities.cpu || rows > DECODE_ROWS.into() {
@@ -297,10 +305,30 @@ impl Tile {
             Variant::Portable => 8,
             _ => capabilities.lanes_within_subgroup(8),
         };
-        // queries, scores, and vectors of all invocations for the values and to reduce
         let pitch = head_dim.next_multiple_of(4 * threads_x);
-        let memory = 4 * rows * (pitch + DECODE_KEYS) + 2 * 16 * DECODE_THREADS + 1024;
-        (memory <= capabilities.workgroup_memory).then_some(Self::Decode { rows, threads_x })
+        // four keys at least for each that sums them
+        let lanes = |keys: u32| {
+            let wanted = value_dim.div_ceil(4).next_power_of_two();
+            wanted.max(4 * DECODE_THREADS / keys)
+        };
+        let vectors = |keys: u32| keys * (pitch / 4).max(lanes(keys)) / DECODE_THREADS;
+        // in bytes: queries or vectors of all invocations for the values, those to reduce, products and weights
+        let memory = |keys: u32| {
+            let largest = (4 * rows * pitch).max(4 * 16 * DECODE_THREADS);
+            largest + 16 * DECODE_THREADS + 2 * 4 * rows * keys + 1024
+        };
+        // a key at least for each of the invocations that share one
+        let fewest = (DECODE_THREADS / threads_x).max(16);
+        [128, 64, 32, 16]
+            .into_iter()
+            .filter(|&keys| keys == fewest || (keys > fewest && vectors(keys) <= DECODE_VECTORS))
+            .find(|&keys| keys * rows <= 1024 && memory(keys) <= capabilities.workgroup_memory)
+            .map(|keys| Self::Decode {
+                rows,
+                keys,
+                threads_x,
+                value_lanes: lanes(keys),
+            })
     }
 
     pub fn queries(self) -> u32 {
@@ -316,7 +344,7 @@ impl Tile {
     pub fn describe(self) -> String {
         let queries = self.queries();
         match self {
-            Self::Decode { .. } => format!("decode, {queries} queries x {DECODE_KEYS} keys"),
+            Self::Decode { keys, .. } => format!("decode, {queries} queries x {keys} keys"),
             Self::Cooperative { keys, edge, .. } => {
                 format!("cooperative, {queries} queries x {keys} keys, matrices of {edge}")
             }
@@ -338,8 +366,7 @@ impl Tile {
     /// The blocks of a mask that this tile goes through.
     pub fn blocks(self) -> Blocks {
         let keys = match self {
-            Self::Decode { .. } => DECODE_KEYS,
-            Self::Cooperative { keys, .. } => keys,
+            Self::Decode { keys, .. } | Self::Cooperative { keys, .. } => keys,
             Self::Blocked {
                 key_vectors,
                 threads_x,
@@ -393,11 +420,11 @@ impl Tile {
             }
             (Self::Decode { .. }, Variant::Portable) => (
                 "attention_decode",
-                vec![BINDINGS, ROWS, REDUCE_WORKGROUP, DECODE],
+                vec![BINDINGS, ROWS, REDUCE_WORKGROUP, DECODE_REGISTERS, DECODE],
             ),
             (Self::Decode { .. }, _) => (
                 "attention_decode",
-                vec![BINDINGS, ROWS, REDUCE_SUBGROUP, DECODE],
+                vec![BINDINGS, ROWS, REDUCE_SUBGROUP, DECODE_REGISTERS, DECODE],
             ),
             (Self::Broadcast { .. }, Variant::Portable) => (
                 "attention_broadcast",
@@ -509,23 +536,30 @@ impl Tile {
                     ("VALUE_ITEMS", Constant::U32(value_items)),
                 ]);
             }
-            Self::Decode { rows, threads_x } => constants.extend([
+            Self::Decode {
+                rows,
+                keys,
+                threads_x,
+                value_lanes,
+            } => constants.extend([
                 ("ROWS", Constant::U32(rows)),
                 ("ROW_VECTORS", Constant::U32(rows / 4)),
                 ("THREADS_X", Constant::U32(threads_x)),
                 ("THREADS_Y", Constant::U32(DECODE_THREADS / threads_x)),
-                ("KEY_TILE", Constant::U32(DECODE_KEYS)),
+                ("KEY_TILE", Constant::U32(keys)),
                 (
-                    "ITEMS",
-                    Constant::U32(DECODE_KEYS / 4 * rows / DECODE_THREADS),
+                    "KEYS_EACH",
+                    Constant::U32(keys * threads_x / DECODE_THREADS),
                 ),
+                ("ITEMS", Constant::U32((keys / 4).div_ceil(threads_x))),
                 (
                     "HEAD_VECTORS",
                     Constant::U32(head_dim.div_ceil(4 * threads_x)),
                 ),
+                ("VALUE_LANES", Constant::U32(value_lanes)),
                 (
-                    "VALUE_LANES",
-                    Constant::U32(value_dim.div_ceil(4).next_power_of_two().max(4)),
+                    "VALUE_VECTORS",
+                    Constant::U32(keys * value_lanes / 4 / DECODE_THREADS),
                 ),
             ]),
             Self::Broadcast { threads, keys } => constants.extend([

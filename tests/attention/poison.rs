@@ -109,7 +109,11 @@ fn nan_reaches_all_that_attend_it() {
         ..SMALL
     };
     let decode = Case { q_len: 1, ..SMALL };
-    for case in [plain, capped, decode] {
+    let merged = Case {
+        kv_len: 1100,
+        ..decode
+    };
+    for case in [plain, capped, decode, merged] {
         let clean = case.inputs();
         let mut inputs = clean.clone();
         inputs.key[7 * case.head_dim as usize + 3] = f32::NAN;

@@ -3,7 +3,7 @@
 use crate::common::attention::{
     AXES, Case, MANY, SMALL, check, check_on, check_option, large_gpu, variants,
 };
-use crate::common::gpu;
+use crate::common::{gpu, guises};
 use gatefold::{Axes, Causal, ElementType, Gpu, Layout, Variant};
 
 #[test]
@@ -102,6 +102,34 @@ fn few_queries_against_many_keys() {
         kv_lengths: Some(&[0]),
         ..decode
     });
+}
+
+/// How many keys a tile has follows from the dimensions.
+#[test]
+fn few_queries_of_several_widths() {
+    let Some(gpu) = gpu() else { return };
+    for (num_heads, q_len, [head_dim, value_dim], element) in [
+        (4, 1, [128, 128], ElementType::F32),
+        (4, 1, [128, 128], ElementType::Bf16),
+        (8, 2, [64, 100], ElementType::F16),
+        (2, 3, [33, 5], ElementType::F32),
+        (1, 1, [512, 256], ElementType::F32),
+        (2, 2, [40, 512], ElementType::F16),
+    ] {
+        let case = Case {
+            batch: 1,
+            num_heads,
+            num_kv_heads: 1,
+            q_len,
+            kv_len: 431,
+            head_dim,
+            value_dim,
+            element,
+            causal: Causal::BottomRight,
+            ..SMALL
+        };
+        check_on(&guises(gpu)[..3], case);
+    }
 }
 
 #[test]
