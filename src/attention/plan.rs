@@ -247,7 +247,7 @@ impl Split {
         // a CPU's cores take some each; so do a large GPU's, whose loads wait for memory in decoding. The keys
         // are the fewest that are worth a workgroup of their own
         let (wanted, fewest_keys) = match tile {
-            Tile::Decode { .. } => (512, 128),
+            Tile::Decode { .. } => (512, 256),
             _ if capabilities.cpu => (8, 256),
             _ => (256, 256),
         };
