@@ -13,18 +13,35 @@
 // Grid        one workgroup per ROW_TILE rows of one head and split, folded to two dimensions
 // Workgroup   THREADS_X * THREADS_Y invocations; invocation (x, y) computes rows
 //             y + r * THREADS_Y of the tile, and of each row the scores of keys 4x .. 4x + 3 of
-//             each PART_KEYS keys and every COLUMNS-th vector of the output from x % COLUMNS on,
-//             over the keys of one of SHARES: in registers, blocks of ROWS x KEY_VECTORS and of
-//             ROWS x VALUE_VECTORS vectors
-// Memory      wg_stage: see attention_stage.wgsl
+//             each PART_KEYS keys and every THREADS_X-th vector of the output from x on: in
+//             registers, blocks of ROWS x KEY_VECTORS and of ROWS x VALUE_VECTORS vectors
+// Memory      wg_stage: a chunk of the queries and keys, then of the values; wg_weights: exp(s - m)
+//             of PART_KEYS keys
 // Holds       ROWS == 4 * ROW_VECTORS; THREADS_X is a power of two; CHUNK % 4 == 0;
-//             VALUE_VECTORS * COLUMNS * 4 >= VALUE_DIM; VALUE_KEYS is a power of two, divides
-//             PART_KEYS and is a multiple of 4 * SHARES
+//             VALUE_VECTORS * THREADS_X * 4 >= VALUE_DIM; VALUE_KEYS % 4 == 0 divides PART_KEYS
 // Precision   f32; a value whose weight is masked to 0 does not reach the sum, be it NaN
 // Parts       common.wgsl, element_*.wgsl or vectors_*.wgsl, philox.wgsl, attention_bindings.wgsl,
 //             attention_problem.wgsl, attention_rows.wgsl, attention_loads*.wgsl,
-//             attention_scores.wgsl, attention_uniform.wgsl, attention_chunk.wgsl,
-//             attention_stage.wgsl, attention_sums.wgsl, reduce_workgroup.wgsl or reduce_subgroup.wgsl
+//             attention_scores.wgsl, attention_uniform.wgsl, attention_stage.wgsl,
+//             attention_sums.wgsl, reduce_workgroup.wgsl or reduce_subgroup.wgsl
+
+const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
+const ROW_TILE: u32 = ROWS * THREADS_Y;
+const PART_KEYS: u32 = 4u * THREADS_X;
+const KEY_TILE: u32 = KEY_VECTORS * PART_KEYS;
+
+// in vectors of four; one more per row of the stage, so that its columns lie in different banks
+const CHUNK_VECTORS: u32 = CHUNK / 4u;
+const STAGE_PITCH: u32 = CHUNK_VECTORS + 1u;
+const STAGED_KEYS: u32 = ROW_TILE * STAGE_PITCH;
+const VALUE_PITCH: u32 = VALUE_VECTORS * THREADS_X;
+const STAGE_SIZE: u32 = max(STAGED_KEYS + KEY_TILE * STAGE_PITCH, VALUE_KEYS * VALUE_PITCH);
+
+var<workgroup> wg_stage: array<vec4<f32>, STAGE_SIZE>;
+// [ROW_TILE, THREADS_X] vectors of four keys
+var<workgroup> wg_weights: array<vec4<f32>, ROW_TILE * THREADS_X>;
+// whether any value seen so far, beside those of CLASS_INSIDE, is NaN or infinite
+var<workgroup> wg_nonfinite: atomic<u32>;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn attention(
@@ -113,12 +130,13 @@ fn attention(
                 for (var v = 0u; v < KEY_VECTORS; v++) {
                     // unroll
                     for (var e = 0u; e < 4u; e++) {
-                        key[v][e] = wg_stage[KEYS_AT + stage_index(interleaved(v, x, e), d)];
+                        let staged = x + (4u * v + e) * THREADS_X;
+                        key[v][e] = wg_stage[STAGED_KEYS + staged * STAGE_PITCH + d];
                     }
                 }
                 // unroll
                 for (var r = 0u; r < ROWS; r++) {
-                    let q = wg_stage[stage_index(y + r * THREADS_Y, d)];
+                    let q = wg_stage[(y + r * THREADS_Y) * STAGE_PITCH + d];
                     // unroll
                     for (var v = 0u; v < KEY_VECTORS; v++) {
                         // unroll
@@ -130,7 +148,7 @@ fn attention(
             }
         }
 
-        // pass 2: mask, new maximum; rescale what is there to it
+        // pass 2: mask, new maximum, weights; rescale what is there to the new maximum
         let own_keys = vec4<u32>(key_start + 4u * x) + vec4<u32>(0u, 1u, 2u, 3u);
         var tile_max: array<vec4<f32>, ROW_VECTORS>;
         // unroll
@@ -161,30 +179,32 @@ fn attention(
             }
         }
 
-        // pass 3: weights, and the weighted sum of the values, VALUE_KEYS keys at a time
         // unroll
         for (var v = 0u; v < KEY_VECTORS; v++) {
             let part = key_start + v * PART_KEYS;
+            if (v > 0u) {
+                // wg_weights is free
+                workgroupBarrier();
+            }
             // unroll
             for (var r = 0u; r < ROWS; r++) {
-                let row = tile.start + y + r * THREADS_Y;
+                let row = y + r * THREADS_Y;
                 let weight = weights_of(score[r][v], row_max[r / 4u][r % 4u]);
                 row_sum[r / 4u][r % 4u] += dot(weight, vec4<f32>(1.0));
-                score[r][v] = after_dropout(tile, row, part + 4u * x, weight);
+                wg_weights[weight_index(row, x)] =
+                    after_dropout(tile, tile.start + row, part + 4u * x, weight);
             }
+
+            // pass 3: weighted sum of the values, VALUE_KEYS keys at a time
             for (var first_key = 0u; first_key < PART_KEYS; first_key += VALUE_KEYS) {
                 // wg_stage is free
                 workgroupBarrier();
-                // unroll
-                for (var r = 0u; r < ROWS; r++) {
-                    store_weight(y + r * THREADS_Y, 4u * x - first_key, score[r][v]);
-                }
                 if (PREFETCH) {
                     store_values(lane, next_values, block);
                 } else {
                     stage_values(lane, tile, part + first_key, block);
                 }
-                // wg_stage and wg_nonfinite are visible
+                // wg_stage, wg_weights and wg_nonfinite are visible
                 workgroupBarrier();
                 if (PREFETCH) {
                     if (v + 1u < KEY_VECTORS || first_key + VALUE_KEYS < PART_KEYS) {
@@ -193,7 +213,7 @@ fn attention(
                         next_chunk = load_chunk(lane, tile, key_start + KEY_TILE, 0u);
                     }
                 }
-                add_values(lane, block, &acc);
+                add_values(lane, first_key, block, &acc);
             }
         }
     }
@@ -201,17 +221,6 @@ fn attention(
     // unroll
     for (var v = 0u; v < ROW_VECTORS; v++) {
         row_sum[v] = sum_over_row(lane, row_sum[v]);
-    }
-    if (SHARED) {
-        // unroll
-        for (var r = 0u; r < ROWS; r++) {
-            // unroll
-            for (var c = 0u; c < VALUE_VECTORS; c++) {
-                for (var distance = COLUMNS; distance < THREADS_X; distance *= 2u) {
-                    acc[r][c] += subgroupShuffleXor(acc[r][c], distance);
-                }
-            }
-        }
     }
     // unroll
     for (var r = 0u; r < ROWS; r++) {
@@ -223,8 +232,8 @@ fn attention(
             for (var c = 0u; c < VALUE_VECTORS; c++) {
                 // unroll
                 for (var e = 0u; e < 4u; e++) {
-                    let d = 4u * (x + c * COLUMNS) + e;
-                    if (x < COLUMNS && d < VALUE_DIM) {
+                    let d = 4u * (x + c * THREADS_X) + e;
+                    if (d < VALUE_DIM) {
                         output[first + d] = acc[r][c][e] * end.factor;
                     }
                 }

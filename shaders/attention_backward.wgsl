@@ -24,7 +24,7 @@
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
 //             attention_backward_classes.wgsl, attention_backward_pairs.wgsl,
-//             attention_chunk.wgsl, attention_backward_products.wgsl, attention_backward_query.wgsl or
+//             attention_backward_products.wgsl, attention_backward_query.wgsl or
 //             attention_backward_key.wgsl
 
 const VECTOR_PITCH: u32 = VECTORS * THREADS_X;

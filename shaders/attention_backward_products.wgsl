@@ -7,7 +7,14 @@
 const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
 const ROW_TILE: u32 = ROWS * THREADS_Y;
 const OTHER_TILE: u32 = 4u * THREADS_X;
-// a chunk: [ROW_TILE + OTHER_TILE, CHUNK_VECTORS], see attention_chunk.wgsl
+// a chunk: [ROW_TILE + OTHER_TILE, CHUNK_VECTORS] vectors of four, of which eight take all banks.
+// What is read or written together is to lie in different ones: columns change places, or, if their
+// number is no power of two, rows are longer
+const CHUNK_VECTORS: u32 = CHUNK / 4u;
+const SWAPS: bool = (CHUNK_VECTORS & (CHUNK_VECTORS - 1u)) == 0u;
+const STAGE_PITCH: u32 = select(CHUNK_VECTORS | 1u, CHUNK_VECTORS, SWAPS);
+const SWAPPED: u32 = select(0u, CHUNK_VECTORS - 1u, SWAPS);
+const BANK_ROWS: u32 = max(8u / CHUNK_VECTORS, 1u);
 const OTHERS_AT: u32 = ROW_TILE * STAGE_PITCH;
 const PRODUCTS_SIZE: u32 = OTHERS_AT + OTHER_TILE * STAGE_PITCH;
 
@@ -20,6 +27,16 @@ var<workgroup> wg_pairs: array<vec4<f32>, ROW_TILE * THREADS_X>;
 // rows that are read together lie in different banks
 fn pair_index(row: u32, other_vector: u32) -> u32 {
     return row * THREADS_X + (other_vector ^ (row & (THREADS_X - 1u)));
+}
+
+fn stage_index(row: u32, column: u32) -> u32 {
+    return row * STAGE_PITCH + (column ^ (row / BANK_ROWS & SWAPPED));
+}
+
+// the row of the e-th of the four others of invocation x: those of one e are read together, those
+// of one x written
+fn interleaved(x: u32, e: u32) -> u32 {
+    return e * THREADS_X + (x ^ (e & 1u));
 }
 
 const_assert !PREFETCH || ROW_ITEMS * WORKGROUP_SIZE == ROW_TILE * CHUNK_VECTORS;
@@ -60,7 +77,7 @@ fn other_item(tile: Tile, factors: Factors, chunk: u32, i: u32) -> vec4<f32> {
 
 fn other_index(i: u32) -> u32 {
     let other = i / CHUNK_VECTORS;
-    return OTHERS_AT + stage_index(interleaved(0u, other / 4u, other % 4u), i % CHUNK_VECTORS);
+    return OTHERS_AT + stage_index(interleaved(other / 4u, other % 4u), i % CHUNK_VECTORS);
 }
 
 fn stage_chunk(lane: Lane, tile: Tile, factors: Factors, chunk: u32) {
@@ -123,13 +140,13 @@ fn products(lane: Lane, tile: Tile, factors: Factors) -> Block {
             // past the end zeros, without a load
             next = load_chunk(lane, tile, factors, chunk + CHUNK);
         }
-        // a GPU's driver repeats the body if it knows how often; one of a CPU compiles that for seconds
+        // a GPU's driver repeats the body if it knows how often; for a CPU's that takes seconds
         let vectors = select((dims - chunk + 3u) / 4u, CHUNK_VECTORS, PREFETCH);
         for (var d = 0u; d < min(CHUNK_VECTORS, vectors); d++) {
-            let o0 = wg_stage[OTHERS_AT + stage_index(interleaved(0u, x, 0u), d)];
-            let o1 = wg_stage[OTHERS_AT + stage_index(interleaved(0u, x, 1u), d)];
-            let o2 = wg_stage[OTHERS_AT + stage_index(interleaved(0u, x, 2u), d)];
-            let o3 = wg_stage[OTHERS_AT + stage_index(interleaved(0u, x, 3u), d)];
+            let o0 = wg_stage[OTHERS_AT + stage_index(interleaved(x, 0u), d)];
+            let o1 = wg_stage[OTHERS_AT + stage_index(interleaved(x, 1u), d)];
+            let o2 = wg_stage[OTHERS_AT + stage_index(interleaved(x, 2u), d)];
+            let o3 = wg_stage[OTHERS_AT + stage_index(interleaved(x, 3u), d)];
             // unroll
             for (var r = 0u; r < ROWS; r++) {
                 let own = wg_stage[stage_index(y + r * THREADS_Y, d)];

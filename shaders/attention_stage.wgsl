@@ -1,27 +1,6 @@
-// attention_stage: workgroup memory of attention.wgsl, wg_stage: in turn a chunk of the queries
-// and keys, and the weights and values of some keys. Queries, keys and values come there at once,
-// or (PREFETCH) in two steps, so that the loads are under way while products are computed: load_*
-// into registers, later store_*.
-
-const WORKGROUP_SIZE: u32 = THREADS_X * THREADS_Y;
-const ROW_TILE: u32 = ROWS * THREADS_Y;
-const PART_KEYS: u32 = 4u * THREADS_X;
-const KEY_TILE: u32 = KEY_VECTORS * PART_KEYS;
-// invocations of a row that share its output
-const COLUMNS: u32 = THREADS_X / SHARES;
-
-// a chunk: [ROW_TILE + KEY_TILE, CHUNK_VECTORS], see attention_chunk.wgsl
-const KEYS_AT: u32 = ROW_TILE * STAGE_PITCH;
-
-// [ROW_TILE, WEIGHT_VECTORS], behind it [VALUE_KEYS, VALUE_PITCH]
-const WEIGHT_VECTORS: u32 = VALUE_KEYS / 4u;
-const VALUE_PITCH: u32 = VALUE_VECTORS * COLUMNS;
-const VALUES_AT: u32 = ROW_TILE * WEIGHT_VECTORS;
-const STAGE_SIZE: u32 = max(KEYS_AT + KEY_TILE * STAGE_PITCH, VALUES_AT + VALUE_KEYS * VALUE_PITCH);
-
-var<workgroup> wg_stage: array<vec4<f32>, STAGE_SIZE>;
-// whether any value seen so far, beside those of CLASS_INSIDE, is NaN or infinite
-var<workgroup> wg_nonfinite: atomic<u32>;
+// attention_stage: how attention.wgsl fills wg_stage: with a chunk of the queries and keys, or with
+// some values. Either at once, or (PREFETCH) in two steps, so that the loads are under way while
+// products are computed: load_* into registers, later store_*.
 
 const_assert !PREFETCH || QUERY_ITEMS * WORKGROUP_SIZE == ROW_TILE * CHUNK_VECTORS;
 const_assert !PREFETCH || KEY_ITEMS * WORKGROUP_SIZE == KEY_TILE * CHUNK_VECTORS;
@@ -44,8 +23,8 @@ fn query_item(tile: Tile, chunk: u32, i: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
-fn query_index(i: u32) -> u32 {
-    return stage_index(i / CHUNK_VECTORS, i % CHUNK_VECTORS);
+fn query_slot(i: u32) -> u32 {
+    return i / CHUNK_VECTORS * STAGE_PITCH + i % CHUNK_VECTORS;
 }
 
 fn key_item(tile: Tile, key_start: u32, chunk: u32, i: u32) -> vec4<f32> {
@@ -56,10 +35,12 @@ fn key_item(tile: Tile, key_start: u32, chunk: u32, i: u32) -> vec4<f32> {
     return vec4<f32>();
 }
 
-fn key_index(i: u32) -> u32 {
+// the keys of one invocation lie THREADS_X rows apart
+fn key_slot(i: u32) -> u32 {
     let key = i / CHUNK_VECTORS;
-    let row = interleaved(key / PART_KEYS, key / 4u % THREADS_X, key % 4u);
-    return KEYS_AT + stage_index(row, i % CHUNK_VECTORS);
+    let part = key / PART_KEYS * PART_KEYS;
+    let row = part + key % 4u * THREADS_X + (key - part) / 4u;
+    return STAGED_KEYS + row * STAGE_PITCH + i % CHUNK_VECTORS;
 }
 
 fn value_item(tile: Tile, first_key: u32, i: u32) -> vec4<f32> {
@@ -72,10 +53,10 @@ fn value_item(tile: Tile, first_key: u32, i: u32) -> vec4<f32> {
 
 fn stage_chunk(lane: Lane, tile: Tile, key_start: u32, chunk: u32) {
     for (var i = lane.index; i < ROW_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-        wg_stage[query_index(i)] = query_item(tile, chunk, i);
+        wg_stage[query_slot(i)] = query_item(tile, chunk, i);
     }
     for (var i = lane.index; i < KEY_TILE * CHUNK_VECTORS; i += WORKGROUP_SIZE) {
-        wg_stage[key_index(i)] = key_item(tile, key_start, chunk, i);
+        wg_stage[key_slot(i)] = key_item(tile, key_start, chunk, i);
     }
 }
 
@@ -95,16 +76,16 @@ fn load_chunk(lane: Lane, tile: Tile, key_start: u32, chunk: u32) -> Chunk {
 fn store_chunk(lane: Lane, chunk: Chunk) {
     // unroll
     for (var n = 0u; n < QUERY_ITEMS; n++) {
-        wg_stage[query_index(lane.index + n * WORKGROUP_SIZE)] = chunk.query[n];
+        wg_stage[query_slot(lane.index + n * WORKGROUP_SIZE)] = chunk.query[n];
     }
     // unroll
     for (var n = 0u; n < KEY_ITEMS; n++) {
-        wg_stage[key_index(lane.index + n * WORKGROUP_SIZE)] = chunk.key[n];
+        wg_stage[key_slot(lane.index + n * WORKGROUP_SIZE)] = chunk.key[n];
     }
 }
 
 fn store_value(slot: u32, value: vec4<f32>, block: u32) {
-    wg_stage[VALUES_AT + slot] = value;
+    wg_stage[slot] = value;
     if (MASKS_PAIRS) {
         if (block != CLASS_INSIDE && is_nonfinite(value)) {
             atomicStore(&wg_nonfinite, 1u);

@@ -10,7 +10,6 @@ use crate::{Capabilities, Variant};
 const BINDINGS: &str = include_str!("../../shaders/attention_bindings.wgsl");
 const ROWS: &str = include_str!("../../shaders/attention_rows.wgsl");
 const STAGE: &str = include_str!("../../shaders/attention_stage.wgsl");
-pub(super) const CHUNK: &str = include_str!("../../shaders/attention_chunk.wgsl");
 const SUMS: &str = include_str!("../../shaders/attention_sums.wgsl");
 const BLOCKED: &str = include_str!("../../shaders/attention.wgsl");
 const DECODE: &str = include_str!("../../shaders/attention_decode.wgsl");
@@ -43,7 +42,6 @@ pub(super) enum Tile {
         threads_y: u32,
         chunk: u32,
         value_keys: u32,
-        shares: u32,
         prefetch: bool,
     },
     /// `attention_decode.wgsl`: `threads_x` invocations share the product of each of `keys` with all `rows`, and
@@ -97,22 +95,6 @@ impl Tile {
         [head_dim, value_dim]: [u32; 2],
         shape: &AttentionShape,
     ) -> Self {
-        if let (true, Ok(text)) = (
-            variant != Variant::Cooperative,
-            std::env::var("GATEFOLD_TILE"),
-        ) {
-            let n: Vec<u32> = text.split(',').map(|n| n.parse().unwrap()).collect();
-            return Self::Blocked {
-                rows: n[0],
-                key_vectors: n[1],
-                threads_x: n[2],
-                threads_y: n[3],
-                chunk: n[4],
-                value_keys: n[5],
-                shares: n[6],
-                prefetch: n[7] != 0,
-            };
-        }
         let dims = head_dim + value_dim;
         let rows = u64::from(shape.q_len) * u64::from(shape.group_size());
         let few = Self::decode(capabilities, variant, [head_dim, value_dim], rows);
@@ -152,17 +134,13 @@ impl Tile {
         };
         let threads_y = 64 / threads_x;
         let rows = if value_dim <= 128 { 8 } else { 4 };
-        // long chunks save barriers; beside wg_stage there is what rows are reduced through
-        let (row_tile, keys) = (rows * threads_y, 4 * threads_x);
-        let room = (capabilities.workgroup_memory - 64) / 4 - 4 * threads_x * threads_y;
-        let pitch = value_dim.next_multiple_of(4 * threads_x);
-        let largest = |of: fn(u32) -> u32, each: u32| (0..4).map(of).find(|n| n * each <= room);
-        let chunk = largest(|n| 32 >> n, row_tile + keys).unwrap_or(4);
-        let value_keys = largest(|n| 32 >> n, row_tile + pitch).unwrap_or(4);
-        let (chunk, value_keys) = (
-            chunk.min(head_dim.next_multiple_of(4)),
-            value_keys.min(keys),
-        );
+        // per step of the head dimension an invocation loads rows + 4 vectors; a long chunk saves barriers
+        let (chunk, value_keys) = if capabilities.workgroup_memory >= 32 * 1024 {
+            (32.min(head_dim.next_multiple_of(4)), 4 * threads_x)
+        } else {
+            (8.min(head_dim.next_multiple_of(4)), 4)
+        };
+        let value_keys = value_keys.min(if value_dim <= 64 { 32 } else { 8 });
         Self::Blocked {
             rows,
             key_vectors: 1,
@@ -170,7 +148,6 @@ impl Tile {
             threads_y,
             chunk,
             value_keys,
-            shares: 1,
             prefetch: false,
         }
     }
@@ -251,9 +228,9 @@ impl Tile {
     }
 
     /// Where there are enough queries to fill a large GPU, larger blocks: each element that is staged meets more
-    /// others, and registers hold what is staged next. On an H100, 16 heads x 4096 tokens take 2.7 ms with 128 x 64
-    /// and 8 rows per invocation, 3.3 ms with 16 rows, as with 128 x 32; without prefetch 3.5, 3.8 and 4.3 ms
-    /// (head_dim 64). With head_dim 128 it is 5.1 ms instead of 7.4 ms with 16 rows.
+    /// others, and registers hold what is staged next. On an H100, 16 heads x 4096 tokens, head_dim 64, 128 queries x
+    /// 128 keys take 2.5 ms with 8 x 8 scores per invocation, 2.7 ms x 64 keys with 8 x 4; with half the invocations
+    /// 3.1 to 3.4 ms, without prefetch 3.5 ms. With head_dim 128 it is 4.9 and 5.1 ms.
     fn large(
         capabilities: &Capabilities,
         variant: Variant,
@@ -272,20 +249,19 @@ impl Tile {
             return None;
         }
         let value_keys = if value_dim <= 64 { 32 } else { 16 };
-        let (threads_x, chunk) = match variant {
+        let (key_vectors, threads_x, chunk) = match variant {
             // rows are reduced through workgroup memory, which leaves less of it
-            Variant::Portable => (8, 32),
-            _ if capabilities.lanes_within_subgroup(16) == 16 => (16, 16),
+            Variant::Portable => (1, 8, 32),
+            _ if capabilities.lanes_within_subgroup(16) == 16 => (2, 16, 8),
             _ => return None,
         };
         Some(Self::Blocked {
             rows: 8,
-            key_vectors: 1,
+            key_vectors,
             threads_x,
             threads_y: 16,
             chunk,
             value_keys,
-            shares: 1,
             prefetch: true,
         })
     }
@@ -384,19 +360,11 @@ impl Tile {
         let (name, own) = match (self, variant) {
             (Self::Blocked { .. }, Variant::Portable) => (
                 "attention",
-                vec![
-                    BINDINGS,
-                    ROWS,
-                    CHUNK,
-                    STAGE,
-                    SUMS,
-                    REDUCE_WORKGROUP,
-                    BLOCKED,
-                ],
+                vec![BINDINGS, ROWS, STAGE, SUMS, REDUCE_WORKGROUP, BLOCKED],
             ),
             (Self::Blocked { .. }, _) => (
                 "attention",
-                vec![BINDINGS, ROWS, CHUNK, STAGE, SUMS, REDUCE_SUBGROUP, BLOCKED],
+                vec![BINDINGS, ROWS, STAGE, SUMS, REDUCE_SUBGROUP, BLOCKED],
             ),
             (Self::Cooperative { held, edge, .. }, _) => {
                 let (name, own) = match held {
@@ -469,11 +437,9 @@ impl Tile {
                 threads_y,
                 chunk,
                 value_keys,
-                shares,
                 prefetch,
             } => {
-                let columns = threads_x / shares;
-                let value_vectors = value_dim.div_ceil(4 * columns);
+                let value_vectors = value_dim.div_ceil(4 * threads_x);
                 // of an invocation; unused but for a prefetch
                 let items = |vectors: u32| match prefetch {
                     true => vectors / (threads_x * threads_y),
@@ -488,8 +454,6 @@ impl Tile {
                     ("CHUNK", Constant::U32(chunk)),
                     ("VALUE_VECTORS", Constant::U32(value_vectors)),
                     ("VALUE_KEYS", Constant::U32(value_keys)),
-                    ("SHARES", Constant::U32(shares)),
-                    ("SHARED", Constant::Bool(shares > 1)),
                     ("PREFETCH", Constant::Bool(prefetch)),
                     (
                         "QUERY_ITEMS",
@@ -501,7 +465,7 @@ impl Tile {
                     ),
                     (
                         "VALUE_ITEMS",
-                        Constant::U32(items(value_keys * value_vectors * columns)),
+                        Constant::U32(items(value_keys * value_vectors * threads_x)),
                     ),
                 ]);
             }

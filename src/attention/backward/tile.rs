@@ -3,7 +3,6 @@
 use crate::attention::AttentionShape;
 use crate::attention::gathered::Blocks;
 use crate::attention::problem::{Params, Problem};
-use crate::attention::tile::CHUNK;
 use crate::kernel::{Access, Constant, Constants, Kernel};
 use crate::probe::cooperative_part;
 use crate::{Capabilities, Variant};
@@ -127,9 +126,7 @@ impl Tile {
             Self::Blocked(_) => kernel(
                 "attention_backward",
                 problem,
-                vec![
-                    LANE, BINDINGS, CLASSES, PAIRS, CHUNK, PRODUCTS, of_side, BLOCKED,
-                ],
+                vec![LANE, BINDINGS, CLASSES, PAIRS, PRODUCTS, of_side, BLOCKED],
             ),
             Self::Broadcast { .. } => kernel(
                 "attention_backward_broadcast",
@@ -179,7 +176,7 @@ pub(super) fn bias_kernel(problem: &Problem<'_>) -> Kernel {
     kernel(
         "attention_backward_bias",
         problem,
-        vec![LANE, BINDINGS, CLASSES, PAIRS, CHUNK, PRODUCTS, QUERY, BIAS],
+        vec![LANE, BINDINGS, CLASSES, PAIRS, PRODUCTS, QUERY, BIAS],
     )
 }
 
