@@ -76,11 +76,14 @@ pub fn cooperative_probe_dispatch(capabilities: &Capabilities) -> Option<Dispatc
     })
 }
 
+pub(crate) const COOPERATIVE_8: &str = include_str!("../shaders/cooperative_8.wgsl");
+pub(crate) const COOPERATIVE_16: &str = include_str!("../shaders/cooperative_16.wgsl");
+
 /// The part of a kernel that names the matrices with `edge` rows and columns.
 pub(crate) fn cooperative_part(edge: u32) -> &'static str {
     match edge {
-        8 => include_str!("../shaders/cooperative_8.wgsl"),
-        _ => include_str!("../shaders/cooperative_16.wgsl"),
+        8 => COOPERATIVE_8,
+        _ => COOPERATIVE_16,
     }
 }
 

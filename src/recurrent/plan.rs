@@ -34,13 +34,17 @@ impl RecurrentConfig {
     pub fn variants(&self, capabilities: &Capabilities) -> impl Iterator<Item = Variant> + use<> {
         // h is handed round in eights, which pays where the subgroup is no larger
         let eights = capabilities.fixed_subgroup_size() == Some(8);
+        // states and weights are to be within the range of f16: only if it is asked for
+        let matrices = Tile::cooperative(capabilities, self).map(|_| Variant::Cooperative);
         eights
             .then_some(Variant::Subgroup)
             .into_iter()
             .chain([Variant::Portable])
+            .chain(matrices)
     }
 
-    /// The tiers that a device can run, in the order of preference for `batch` rows.
+    /// The tiers that a device can run, in the order of preference for `batch` rows; on matrix units
+    /// ([`Variant::Cooperative`]) the stepped one alone.
     ///
     /// A CPU has no use for many workgroups per step, and dispatches cost it tens of microseconds. On a GPU a
     /// resident workgroup is one core: it wins while its weights stay in registers, or where there are
@@ -62,7 +66,8 @@ impl RecurrentConfig {
         batch: u32,
     ) -> impl Iterator<Item = Tier> + use<> {
         const MANY_GROUPS: u32 = 64;
-        let resident = Tile::resident(capabilities, self, batch);
+        let matrices = self.variant == Some(Variant::Cooperative);
+        let resident = Tile::resident(capabilities, self, batch).filter(|_| !matrices);
         let first = resident.is_some_and(|tile| {
             let in_registers = matches!(
                 tile,
@@ -94,7 +99,7 @@ impl RecurrentConfig {
                         ..
                     }
                 );
-                fits && wins
+                fits && wins && !matrices
             })
             .map(|_| Tier::Persistent);
         before
@@ -281,7 +286,15 @@ impl RecurrentConfig {
             let able = |tier: &Tier| !save || *tier != Tier::Persistent;
             tiers.find(able).unwrap_or(Tier::Stepped)
         };
+        let matrices = self.variant == Some(Variant::Cooperative);
         match self.tier.unwrap_or_else(best) {
+            tier if matrices && tier != Tier::Stepped => Err(Error::Feature {
+                feature: format!("a {} tier on matrix units", tier.name()).into(),
+            }),
+            Tier::Stepped if matrices => Tile::cooperative(capabilities, self).ok_or_else(|| {
+                let feature = "cooperative matrices".into();
+                Error::Feature { feature }
+            }),
             Tier::Persistent if save => Err(Error::Feature {
                 feature: "a persistent tier that leaves what a backward pass needs".into(),
             }),

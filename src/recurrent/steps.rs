@@ -174,7 +174,7 @@ impl Planner<'_> {
     /// The most steps of one entry in the list of dispatches.
     pub fn steps_each(&self) -> u32 {
         match self.tile {
-            Tile::Stepped { .. } => MAX_STEPS / self.config.phases(),
+            Tile::Stepped { .. } | Tile::Cooperative { .. } => MAX_STEPS / self.config.phases(),
             // what gives up is carried on by one workgroup
             Tile::Resident { batch, .. } | Tile::Persistent { batch, .. } => {
                 let hidden = u64::from(self.config.hidden_size);
@@ -325,9 +325,9 @@ impl Planner<'_> {
 
     fn unit_tiles(&self) -> u32 {
         match self.tile {
-            Tile::Stepped { units, .. } | Tile::Persistent { units, .. } => {
-                self.config.hidden_size.div_ceil(units)
-            }
+            Tile::Stepped { units, .. }
+            | Tile::Cooperative { units, .. }
+            | Tile::Persistent { units, .. } => self.config.hidden_size.div_ceil(units),
             Tile::Resident { .. } => 1,
         }
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::{Cell, RecurrentConfig, Tier};
 use crate::kernel::{Access, COMMON, Constant, Constants, IN_ORDER, Kernel};
+use crate::probe::{COOPERATIVE_8, COOPERATIVE_16};
 use crate::{Capabilities, Variant};
 
 const PROBLEM: &str = include_str!("../../shaders/recurrent_problem.wgsl");
@@ -14,6 +15,9 @@ const EXCHANGE: &str = include_str!("../../shaders/recurrent_exchange.wgsl");
 const PERSISTENT_SUMS: &str = include_str!("../../shaders/recurrent_persistent_sums.wgsl");
 const PERSISTENT: &str = include_str!("../../shaders/recurrent_persistent.wgsl");
 const SHARES: &str = include_str!("../../shaders/recurrent_shares.wgsl");
+const FACTORS: &str = include_str!("../../shaders/recurrent_stepped_factors.wgsl");
+const STEPPED_SUMS: &str = include_str!("../../shaders/recurrent_stepped_sums.wgsl");
+const STEPPED_COOPERATIVE: &str = include_str!("../../shaders/recurrent_stepped_cooperative.wgsl");
 const STEPPED: &str = include_str!("../../shaders/recurrent_stepped.wgsl");
 const RESIDENT: &str = include_str!("../../shaders/recurrent_resident.wgsl");
 const CELL_RNN: &str = include_str!("../../shaders/recurrent_cell_rnn.wgsl");
@@ -34,6 +38,15 @@ pub(super) enum Tile {
     /// `recurrent_stepped.wgsl`: a workgroup computes `units` units of `batch` rows; `split` invocations share
     /// the sum of a unit.
     Stepped { units: u32, split: u32, batch: u32 },
+    /// The same on matrix units: `edge` rows, all gates of `units` units in matrices of `edge`, sums shared by
+    /// `subgroups`, each with `matrices` of the factors of a row at a time.
+    Cooperative {
+        units: u32,
+        edge: u32,
+        subgroups: u32,
+        matrices: u32,
+        subgroup_size: u32,
+    },
     /// `recurrent_resident.wgsl`: a workgroup of `threads` carries `batch` rows, on a CPU one after the other; an
     /// invocation sums `rows` rows of weight_hh, kept in registers or streamed.
     Resident {
@@ -74,6 +87,34 @@ impl Tile {
             split: if batch > 2 { 16 } else { 32 },
             batch,
         }
+    }
+
+    /// `None` on a device without matrix units.
+    pub fn cooperative(capabilities: &Capabilities, config: &RecurrentConfig) -> Option<Self> {
+        let edge = capabilities.cooperative?;
+        let subgroup_size = capabilities.fixed_subgroup_size()?;
+        let gates = config.cell.num_gates();
+        // few units, so that there are many workgroups: two matrices of an LSTM's four gates
+        let units = (2 * edge / gates.next_power_of_two()).clamp(edge / 2, edge);
+        let units = if gates.is_power_of_two() { units } else { edge };
+        // many subgroups, each with two matrices of a chunk, as far as both halves of it find room
+        let fits = |&[subgroups, matrices]: &[u32; 2]| {
+            let (columns, pitch) = (units * gates, subgroups * matrices * edge + 8);
+            let halves = 2 * (edge + columns) * pitch;
+            let sums = subgroups * columns * (edge + 4);
+            2 * halves + 4 * sums <= capabilities.workgroup_memory
+                && subgroups * subgroup_size <= capabilities.workgroup_invocations.min(256)
+        };
+        let [subgroups, matrices] = [[8, 2], [8, 1], [4, 2], [4, 1], [2, 1]]
+            .into_iter()
+            .find(fits)?;
+        (subgroup_size >= edge).then_some(Self::Cooperative {
+            units,
+            edge,
+            subgroups,
+            matrices,
+            subgroup_size,
+        })
     }
 
     /// `None` if the state of a row does not fit the workgroup memory.
@@ -197,12 +238,13 @@ impl Tile {
             Self::Stepped { batch, .. }
             | Self::Resident { batch, .. }
             | Self::Persistent { batch, .. } => batch,
+            Self::Cooperative { edge, .. } => edge,
         }
     }
 
     pub fn tier(self) -> Tier {
         match self {
-            Self::Stepped { .. } => Tier::Stepped,
+            Self::Stepped { .. } | Self::Cooperative { .. } => Tier::Stepped,
             Self::Resident { .. } => Tier::Resident,
             Self::Persistent { .. } => Tier::Persistent,
         }
@@ -216,6 +258,9 @@ impl Tile {
                 batch,
             } => {
                 format!("stepped, {units} units x {batch} rows per workgroup, {split} shares")
+            }
+            Self::Cooperative { units, edge, .. } => {
+                format!("stepped, {units} units x {edge} rows per workgroup, matrices of {edge}")
             }
             Self::Resident {
                 batch, registers, ..
@@ -257,9 +302,17 @@ impl Tile {
             };
             (@ $($part:ident),*) => {
                 match self {
-                    Self::Stepped { .. } => {
-                        &[COMMON, MEMORY, PROBLEM, SAVE, $($part,)* SHARES, STEPPED]
-                    }
+                    Self::Stepped { .. } => &[
+                        COMMON, MEMORY, PROBLEM, SAVE, $($part,)* FACTORS, SHARES, STEPPED_SUMS, STEPPED,
+                    ],
+                    Self::Cooperative { edge: 8, .. } => &[
+                        COMMON, COOPERATIVE_8, MEMORY, PROBLEM, SAVE, $($part,)* FACTORS,
+                        STEPPED_COOPERATIVE, STEPPED,
+                    ],
+                    Self::Cooperative { .. } => &[
+                        COMMON, COOPERATIVE_16, MEMORY, PROBLEM, SAVE, $($part,)* FACTORS,
+                        STEPPED_COOPERATIVE, STEPPED,
+                    ],
                     Self::Persistent { .. } => &[
                         COMMON, MEMORY_ATOMIC, PROBLEM, $($part,)* EXCHANGE, SHARES,
                         PERSISTENT_SUMS, PERSISTENT,
@@ -287,11 +340,14 @@ impl Tile {
         };
         Kernel {
             name: match self {
-                Self::Stepped { .. } => "recurrent_stepped",
+                Self::Stepped { .. } | Self::Cooperative { .. } => "recurrent_stepped",
                 Self::Resident { .. } => "recurrent_resident",
                 Self::Persistent { .. } => "recurrent_persistent",
             },
-            enables: &[],
+            enables: match self {
+                Self::Cooperative { .. } => Capabilities::COOPERATIVE_ENABLES,
+                _ => &[],
+            },
             parts: Cow::Borrowed(parts),
             params: super::steps::Params::FIELDS,
             storage: &[
@@ -333,6 +389,32 @@ impl Tile {
                 ("SPLIT", Constant::U32(split)),
                 ("K_VECTORS", Constant::U32(STAGED_VECTORS / batch)),
             ]),
+            Self::Cooperative {
+                units,
+                edge,
+                subgroups,
+                matrices,
+                subgroup_size,
+            } => {
+                let columns = units * cell.num_gates();
+                let threads = subgroups * subgroup_size;
+                let vectors = subgroups * matrices * edge / 4;
+                constants.extend([
+                    ("UNITS", Constant::U32(units)),
+                    ("COLUMN_TILES", Constant::U32(columns / edge)),
+                    ("SUBGROUPS", Constant::U32(subgroups)),
+                    ("SUBGROUP_SIZE", Constant::U32(subgroup_size)),
+                    ("SUBGROUP_K", Constant::U32(matrices * edge)),
+                    (
+                        "FACTOR_ITEMS",
+                        Constant::U32((edge * vectors).div_ceil(threads)),
+                    ),
+                    (
+                        "WEIGHT_ITEMS",
+                        Constant::U32((columns * vectors).div_ceil(threads)),
+                    ),
+                ]);
+            }
             Self::Persistent {
                 units,
                 split,

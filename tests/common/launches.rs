@@ -289,12 +289,14 @@ fn recurrent(device: &Capabilities) -> Vec<Launch> {
                     let plan = halves.plan_backward(device, shape, given);
                     all.extend(launches(plan.unwrap()));
                 }
-                for tier in config.tiers(device, batch) {
-                    for variant in config.variants(device) {
-                        let (tier, variant) = (Some(tier), Some(variant));
+                for variant in config.variants(device) {
+                    let config = RecurrentConfig {
+                        variant: Some(variant),
+                        ..config
+                    };
+                    for tier in config.tiers(device, batch) {
                         let config = RecurrentConfig {
-                            tier,
-                            variant,
+                            tier: Some(tier),
                             ..config
                         };
                         let shape = RecurrentShape {

@@ -343,7 +343,8 @@ pub fn variants(guises: &[Gpu], case: &Case) -> Vec<(Gpu, RecurrentConfig, Strin
         let capabilities = *guise.context().capabilities();
         let any = case.config(None, None);
         for variant in any.variants(&capabilities) {
-            for tier in any.tiers(&capabilities, case.batch) {
+            let in_variant = case.config(None, Some(variant));
+            for tier in in_variant.tiers(&capabilities, case.batch) {
                 let config = case.config(Some(tier), Some(variant));
                 let plan = config
                     .plan(&capabilities, case.shape(), case.given())

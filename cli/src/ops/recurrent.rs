@@ -288,13 +288,20 @@ impl Problem for Recurrent {
     }
 
     fn variants(&self, capabilities: &Capabilities) -> Vec<Variant> {
-        let mut tiers = self.config.tiers(capabilities, self.shape.batch);
-        match self.config.tier {
-            // right on every device, only not fast
-            Some(Tier::Persistent) => self.config.variants(capabilities).collect(),
-            Some(forced) if !tiers.any(|tier| tier == forced) => Vec::new(),
-            _ => self.config.variants(capabilities).collect(),
-        }
+        let able = |variant: &Variant| {
+            let config = RecurrentConfig {
+                variant: Some(*variant),
+                ..self.config
+            };
+            let mut tiers = config.tiers(capabilities, self.shape.batch);
+            match self.config.tier {
+                None => true,
+                // right on every device, only not fast
+                Some(Tier::Persistent) => *variant != Variant::Cooperative,
+                Some(forced) => tiers.any(|tier| tier == forced),
+            }
+        };
+        self.config.variants(capabilities).filter(able).collect()
     }
 
     fn plan(
