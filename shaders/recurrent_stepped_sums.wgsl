@@ -1,6 +1,7 @@
-// recurrent_stepped_sums: pass 1 of recurrent_stepped.wgsl in f32: invocation (u, s) of UNITS * SPLIT
-// sums every SPLIT-th vector of weight_hh from s on, for all gates of unit u and all rows of the
-// tile. Memory: wg_h, the previous h of the rows, K_VECTORS at a time; wg_partial, shares of sums.
+// recurrent_stepped_sums: pass 1 of recurrent_stepped.wgsl in f32. Invocation (u, s) of UNITS *
+// SPLIT sums every SPLIT-th vector of weight_hh from s on, for all gates of unit u and all rows.
+//
+// Memory      wg_h: the previous h of the rows, K_VECTORS at a time; wg_partial: shares of the sums
 
 // of each unit: [BATCH, NUM_GATES]
 const UNIT_SUMS: u32 = BATCH * NUM_GATES;

@@ -45,6 +45,11 @@ impl Tolerance {
         factor: 8.0,
         floor: 1e-5,
     };
+    /// The same of matrix units, whose factors have 22 bits of 24.
+    pub const RECURRENT_MATRICES: Self = Self {
+        factor: 32.0,
+        floor: 4e-5,
+    };
 }
 
 /// What a comparison found.

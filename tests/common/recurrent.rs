@@ -379,18 +379,23 @@ pub fn check_on(guises: &[Gpu], case: Case) {
     let truths = (inputs.reference(&case), inputs.reference(&case));
     for (guise, config, how) in variants(guises, &case) {
         let results = run(&guise, &case, config, &inputs);
-        judge_by(&truths, &guise, &case, &results, &how);
+        let tolerance = match config.variant {
+            Some(Variant::Cooperative) => Tolerance::RECURRENT_MATRICES,
+            _ => Tolerance::RECURRENT,
+        };
+        judge_by(&truths, tolerance, &guise, &case, &results, &how);
     }
 }
 
 /// Compares results with the reference.
 pub fn judge(gpu: &Gpu, case: &Case, inputs: &Inputs, results: &Results, how: &str) {
     let truths = (inputs.reference(case), inputs.reference(case));
-    judge_by(&truths, gpu, case, results, how);
+    judge_by(&truths, Tolerance::RECURRENT, gpu, case, results, how);
 }
 
 fn judge_by(
     (truth, yardstick): &(reference::Output<f64>, reference::Output<f32>),
+    tolerance: Tolerance,
     gpu: &Gpu,
     case: &Case,
     results: &Results,
@@ -405,7 +410,6 @@ fn judge_by(
     ];
     for ((name, row, truth, yardstick), got) in judged.into_iter().zip(results) {
         let shape = [truth.len() / row, row];
-        let tolerance = Tolerance::RECURRENT;
         if let Err(difference) = compare(name, &shape, got, truth, yardstick, tolerance) {
             panic!("{difference}\n{how}\n{case:?}\n{}", gpu.describe());
         }

@@ -351,10 +351,10 @@ impl Problem for Recurrent {
 
     fn check(
         &self,
-        _: Variant,
+        variant: Variant,
         inputs: &Tensors,
         got: &Tensors,
     ) -> Result<Result<f64, Box<Difference>>> {
-        check::check(self, inputs, got)
+        check::check(self, variant, inputs, got)
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use gatefold::Direction;
 use gatefold::reference::compare::{Difference, Tolerance, compare, compare_with};
 use gatefold::reference::recurrent::{Output, Problem};
+use gatefold::{Direction, Variant};
 
 use super::call::Call;
 use super::{Recurrent, gradients};
@@ -20,12 +20,13 @@ const FEWEST_STEPS: usize = 16;
 
 pub fn check(
     problem: &Recurrent,
+    variant: Variant,
     inputs: &Tensors,
     got: &Tensors,
 ) -> Result<Result<f64, Box<Difference>>> {
     let call = problem.call(inputs)?;
     if !problem.batch_first {
-        return check_call(problem, call, got);
+        return check_call(problem, variant, call, got);
     }
     // time first, as the reference has it
     let mut plain = got.clone();
@@ -42,12 +43,13 @@ pub fn check(
         batch_first: false,
         ..*problem
     };
-    check_call(&problem, call, &plain)
+    check_call(&problem, variant, call, &plain)
 }
 
 /// [`check`] of a call whose results have their time first.
 fn check_call(
     problem: &Recurrent,
+    variant: Variant,
     call: Call,
     got: &Tensors,
 ) -> Result<Result<f64, Box<Difference>>> {
@@ -65,7 +67,7 @@ fn check_call(
     };
     let sample = Sample::of(problem);
     if sample.is_all(&p) {
-        let forward = match agree(&p, &call, &output) {
+        let forward = match agree(&p, variant, &call, &output) {
             Ok(error) => error,
             Err(difference) => return Ok(Err(difference)),
         };
@@ -83,7 +85,7 @@ fn check_call(
         }
     }
     let (cut, call, output) = sample.cut(&p, call, &output);
-    let forward = match agree(&cut, &call, &output) {
+    let forward = match agree(&cut, variant, &call, &output) {
         Ok(error) => error,
         Err(mut difference) => {
             difference.index[0] += sample.times(&p).start;
@@ -260,12 +262,21 @@ impl Sample {
     }
 }
 
-fn agree(p: &Problem, call: &Call, got: &Output<f32>) -> Result<f64, Box<Difference>> {
+fn agree(
+    p: &Problem,
+    variant: Variant,
+    call: &Call,
+    got: &Output<f32>,
+) -> Result<f64, Box<Difference>> {
     let (truth, yardstick) = (call.reference::<f64>(p), call.reference::<f32>(p));
     let directions = p.direction.count() as usize;
     let states = |width| [p.num_layers * directions, p.batch, width];
     let output = [p.seq_len, p.batch, directions * p.state_size()];
     let (h_n, c_n) = (states(p.state_size()), states(p.hidden_size));
+    let tolerance = match variant {
+        Variant::Cooperative => Tolerance::RECURRENT_MATRICES,
+        _ => Tolerance::RECURRENT,
+    };
     let mut worst: f64 = 0.0;
     for (name, shape, got, truth, yardstick) in [
         (
@@ -281,7 +292,7 @@ fn agree(p: &Problem, call: &Call, got: &Output<f32>) -> Result<f64, Box<Differe
         if got.is_empty() {
             continue;
         }
-        let agreement = compare(name, &shape, got, truth, yardstick, Tolerance::RECURRENT)?;
+        let agreement = compare(name, &shape, got, truth, yardstick, tolerance)?;
         worst = worst.max(agreement.error);
     }
     Ok(worst)
@@ -361,7 +372,7 @@ mod tests {
             };
             let judge = |got: &Output<f32>| {
                 let (cut, call, got) = sample.cut(&p, problem.call(&inputs).unwrap(), got);
-                agree(&cut, &call, &got)
+                agree(&cut, Variant::Portable, &call, &got)
             };
             assert!(judge(&got).is_ok());
             // row 3 of a time within is not looked at, row 4 is
@@ -382,11 +393,17 @@ mod tests {
         for tensor in got.values_mut() {
             *tensor = Tensor::f32(&tensor.shape.clone(), tensor.clone().into_f32());
         }
-        assert!(check(&problem, &inputs, &got).unwrap().is_ok());
+        assert!(
+            check(&problem, Variant::Portable, &inputs, &got)
+                .unwrap()
+                .is_ok()
+        );
         let mut values = floats(&got, "c_n").unwrap().to_vec();
         values[5] += 0.1;
         got.insert("c_n".into(), Tensor::f32(&[2, 2, 4], values));
-        let difference = check(&problem, &inputs, &got).unwrap().unwrap_err();
+        let difference = check(&problem, Variant::Portable, &inputs, &got)
+            .unwrap()
+            .unwrap_err();
         assert_eq!(
             (difference.name.as_str(), difference.index),
             ("c_n", vec![0, 1, 1])
