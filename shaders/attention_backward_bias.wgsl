@@ -15,8 +15,7 @@
 //             attention_scores.wgsl, attention_loads*.wgsl, attention_uniform.wgsl,
 //             attention_lane.wgsl, attention_backward_bindings.wgsl,
 //             attention_backward_classes.wgsl, attention_backward_pairs.wgsl,
-//             attention_backward_products.wgsl,
-//             attention_backward_query.wgsl
+//             attention_backward_products.wgsl, attention_backward_query.wgsl
 
 const STAGE_SIZE: u32 = PRODUCTS_SIZE;
 

@@ -34,9 +34,15 @@ fn loaded(vector: Loaded) -> vec4<f32> {
 }
 
 fn key_vector(first: u32, d: u32) -> vec4<f32> {
-    return elements(load_key(first, d));
+    if (d >= HEAD_DIM) {
+        return vec4<f32>();
+    }
+    return elements(key[(first + d) / 4u]);
 }
 
 fn value_vector(first: u32, d: u32) -> vec4<f32> {
-    return elements(load_value(first, d));
+    if (d >= VALUE_DIM) {
+        return vec4<f32>();
+    }
+    return elements(value[(first + d) / 4u]);
 }

@@ -11,7 +11,7 @@ pub enum Variant {
     Portable,
     /// Subgroup operations, at any subgroup size.
     Subgroup,
-    /// Matrix units: products of f16 factors, summed in f32.
+    /// Matrix units: products of f16 factors, summed in f32; in recurrences two halves for each f32.
     Cooperative,
 }
 

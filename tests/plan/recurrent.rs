@@ -4,7 +4,7 @@ use super::{devices, sizes};
 use gatefold::kernel::{MAX_STEPS, Operand, WINDOW_ALIGNMENT};
 use gatefold::{
     Capabilities, Cell, Direction, ElementType, Error, Given, RecurrentBackwardGiven,
-    RecurrentConfig, RecurrentShape, Tier,
+    RecurrentConfig, RecurrentShape, Tier, Variant,
 };
 use proptest::prelude::*;
 
@@ -152,4 +152,38 @@ fn the_gradient_of_a_half_is_twice_as_large() {
             ..
         }
     ));
+}
+
+#[test]
+fn matrix_units_are_asked_for_and_run_step_by_step() {
+    let device = Capabilities {
+        cooperative: Some(16),
+        subgroup_size: Some((32, 32)),
+        f16: true,
+        workgroup_memory: 48 << 10,
+        workgroup_invocations: 1024,
+        ..Capabilities::floor()
+    };
+    let shape = RecurrentShape {
+        seq_len: 7,
+        batch: 16,
+        seed: 0,
+    };
+    let plan = |variant, tier| {
+        let config = RecurrentConfig {
+            hidden_size: 768,
+            variant,
+            tier,
+            ..Default::default()
+        };
+        config.plan(&device, shape, Given::default())
+    };
+    assert_eq!(plan(None, None).unwrap().variant, Variant::Portable);
+    let asked = plan(Some(Variant::Cooperative), None).unwrap();
+    assert_eq!(
+        asked.describe,
+        "stepped, 8 units x 16 rows per workgroup, matrices of 16"
+    );
+    let resident = plan(Some(Variant::Cooperative), Some(Tier::Resident));
+    assert!(matches!(resident, Err(Error::Feature { .. })));
 }

@@ -51,6 +51,22 @@ fn hidden_sizes_around_the_blocks() {
     }
 }
 
+/// Several tiles of rows, of units and of factors on matrix units, the last of each in part.
+#[test]
+fn more_rows_than_a_tile() {
+    for cell in [Cell::RnnTanh, Cell::Lstm, Cell::GruResetBefore] {
+        check(Case {
+            cell,
+            hidden_size: 137,
+            seq_len: 3,
+            batch: 19,
+            magnitude: 1.0,
+            lengths: Some(&[3, 1, 0, 2, 3, 3, 1, 2, 3, 3, 3, 0, 1, 3, 2, 3, 3, 3, 1]),
+            ..SMALL
+        });
+    }
+}
+
 #[test]
 fn wide_states_leave_the_registers() {
     check(Case {
