@@ -111,7 +111,7 @@ pub enum Tier {
     /// Several workgroups share the units of each sequence through all steps and hand the state to each other
     /// in device memory. One that waits too long gives up, and a second dispatch goes on from that step, in
     /// one workgroup: slower, with the same bits. So it is right everywhere, and fast where the workgroups run
-    /// at the same time; it is planned only where [`Context::probe`] has seen them do so.
+    /// at the same time; it is planned only where [`Context::probe`] has seen them do so, and weights stay in registers.
     Persistent,
 }
 
@@ -178,7 +178,9 @@ pub struct RecurrentConfig {
     pub spin_bound: Option<u32>,
     /// Forces a tier; otherwise the one that suits shape and device is taken.
     pub tier: Option<Tier>,
-    /// Forces a variant; otherwise the best that the device can run is taken.
+    /// Forces a variant; otherwise the best that the device can run is taken. [`Variant::Cooperative`] is only taken if
+    /// it is forced and runs in [`Tier::Stepped`], for 8 or 16 batch rows at a time: it multiplies each f32 as two
+    /// halves, so states and weights are to be within the range of f16.
     pub variant: Option<Variant>,
 }
 
