@@ -30,7 +30,7 @@ fn pair_index(row: u32, other_vector: u32) -> u32 {
 }
 
 fn stage_index(row: u32, column: u32) -> u32 {
-    return row * STAGE_PITCH + (column ^ (row / BANK_ROWS & SWAPPED));
+    return row * STAGE_PITCH + (column ^ ((row / BANK_ROWS) & SWAPPED));
 }
 
 // the row of the e-th of the four others of invocation x: those of one e are read together, those
