@@ -192,10 +192,10 @@ fn value_row(tile: Tile, j: u32) -> u32 {
 }
 
 // A workgroup's tile and what else is counted: heads, splits and batch rows. Under a causal mask
-// work differs from tile to tile: the longest of all heads come first, or a device would wait for
-// those of the last head.
+// work differs from tile to tile: on a GPU the longest of all heads come first, or it would wait
+// for those of the last head.
 fn number_and_rest(group: u32) -> vec2<u32> {
-    if (BOUNDED_ABOVE) {
+    if (LONGEST_FIRST) {
         let others = params.num_groups / params.num_tiles;
         return vec2<u32>(group / others, group % others);
     }

@@ -201,6 +201,7 @@ impl AttentionConfig {
             given: forward_given,
             tensors: &tensors,
             gathered: &gathered,
+            cpu: capabilities.cpu,
         };
         let cooperative = tiles
             .iter()

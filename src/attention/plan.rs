@@ -59,6 +59,7 @@ impl AttentionConfig {
                 given,
                 tensors: &tensors,
                 gathered: &gathered,
+                cpu: capabilities.cpu,
             };
             let planner = Planner {
                 problem,

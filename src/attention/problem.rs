@@ -114,6 +114,8 @@ pub(super) struct Problem<'a> {
     pub given: AttentionGiven,
     pub tensors: &'a Tensors,
     pub gathered: &'a Gathered,
+    /// Whether the device is a CPU, whose caches are better served head by head.
+    pub cpu: bool,
 }
 
 /// The inputs of a chunk as operands.
@@ -277,6 +279,7 @@ impl Problem<'_> {
             ("VALUE_DIM", Constant::U32(config.value_dim())),
             ("BOUNDED_ABOVE", Constant::Bool(above)),
             ("BOUNDED_BELOW", Constant::Bool(below)),
+            ("LONGEST_FIRST", Constant::Bool(above && !self.cpu)),
             ("SOFTCAP", Constant::Bool(config.softcap.is_some())),
             ("DROPOUT", Constant::Bool(config.dropout.is_some())),
             ("BIAS", Constant::Bool(config.bias.is_some())),

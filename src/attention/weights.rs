@@ -126,6 +126,7 @@ impl AttentionConfig {
             given,
             tensors: &tensors,
             gathered: &gathered,
+            cpu: capabilities.cpu,
         };
         let weights = Tensor::weights(chosen.num_heads, chosen.num_rows, shape.kv_len);
         let mut dispatches = Vec::new();
