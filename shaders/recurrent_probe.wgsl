@@ -45,6 +45,7 @@ fn recurrent_probe(@builtin(local_invocation_index) lane: u32) {
             }
         }
     }
+    // 0, as the words are, but no compiler knows: a number that is no count
     var sum = 0u;
     // unroll
     for (var h = 0u; h < HELD; h++) {

@@ -15,7 +15,8 @@
 // Holds       the subgroup size is a constant of the device; BATCH == EDGE divides COLUMNS;
 //             SUBGROUP_K is a multiple of EDGE; of the vectors of a chunk an invocation stages
 //             FACTOR_ITEMS and WEIGHT_ITEMS
-// Precision   f32 within the range of f16: a state or weight beyond 65504 is NaN
+// Precision   f32 within the range of f16: a state or weight beyond 65504 makes sums that are not
+//             finite
 
 const WORKGROUP_SIZE: u32 = SUBGROUPS * SUBGROUP_SIZE;
 const COLUMNS: u32 = UNITS * NUM_GATES;
@@ -75,19 +76,27 @@ fn high_of(x: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>((bitcast<vec4<u32>>(x) + 0x1000u) & vec4<u32>(0xffffe000u));
 }
 
+struct Halves {
+    high: vec4<f16>,
+    low: vec4<f16>,
+}
+
+fn halves_of(x: vec4<f32>) -> Halves {
+    let high = high_of(x);
+    return Halves(vec4<f16>(high), vec4<f16>(LOW * (x - high)));
+}
+
 fn store_chunk(lane: u32, chunk: Chunk) {
     // unroll
     for (var n = 0u; n < FACTOR_ITEMS; n++) {
         let i = lane + n * WORKGROUP_SIZE;
         if (i < BATCH * CHUNK_VECTORS) {
             let at = i / CHUNK_VECTORS * PITCH + 4u * (i % CHUNK_VECTORS);
-            let whole = chunk.factors[n];
-            let high = vec4<f16>(high_of(whole));
-            let low = vec4<f16>(LOW * (whole - high_of(whole)));
+            let halves = halves_of(chunk.factors[n]);
             // unroll
             for (var e = 0u; e < 4u; e++) {
-                wg_factors[at + e] = high[e];
-                wg_factors[LOW_FACTORS + at + e] = low[e];
+                wg_factors[at + e] = halves.high[e];
+                wg_factors[LOW_FACTORS + at + e] = halves.low[e];
             }
         }
     }
@@ -96,13 +105,11 @@ fn store_chunk(lane: u32, chunk: Chunk) {
         let i = lane + n * WORKGROUP_SIZE;
         if (i < COLUMNS * CHUNK_VECTORS) {
             let at = i % COLUMNS * PITCH + 4u * (i / COLUMNS);
-            let whole = chunk.weights[n];
-            let high = vec4<f16>(high_of(whole));
-            let low = vec4<f16>(LOW * (whole - high_of(whole)));
+            let halves = halves_of(chunk.weights[n]);
             // unroll
             for (var e = 0u; e < 4u; e++) {
-                wg_weights[at + e] = high[e];
-                wg_weights[LOW_WEIGHTS + at + e] = low[e];
+                wg_weights[at + e] = halves.high[e];
+                wg_weights[LOW_WEIGHTS + at + e] = halves.low[e];
             }
         }
     }

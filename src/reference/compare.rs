@@ -45,11 +45,16 @@ impl Tolerance {
         factor: 8.0,
         floor: 1e-5,
     };
-    /// The same of matrix units, whose factors have 22 bits of 24.
-    pub const RECURRENT_MATRICES: Self = Self {
-        factor: 32.0,
-        floor: 4e-5,
-    };
+    /// [`RECURRENT`](Self::RECURRENT) for the states of `variant`: the factors of matrix units have 22 bits of 24.
+    pub fn recurrent(variant: Variant) -> Self {
+        match variant {
+            Variant::Cooperative => Self {
+                factor: 32.0,
+                floor: 4e-5,
+            },
+            _ => Self::RECURRENT,
+        }
+    }
 }
 
 /// What a comparison found.

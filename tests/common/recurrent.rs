@@ -379,10 +379,7 @@ pub fn check_on(guises: &[Gpu], case: Case) {
     let truths = (inputs.reference(&case), inputs.reference(&case));
     for (guise, config, how) in variants(guises, &case) {
         let results = run(&guise, &case, config, &inputs);
-        let tolerance = match config.variant {
-            Some(Variant::Cooperative) => Tolerance::RECURRENT_MATRICES,
-            _ => Tolerance::RECURRENT,
-        };
+        let tolerance = Tolerance::recurrent(config.variant.unwrap_or(Variant::Portable));
         judge_by(&truths, tolerance, &guise, &case, &results, &how);
     }
 }

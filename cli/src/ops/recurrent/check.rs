@@ -273,10 +273,7 @@ fn agree(
     let states = |width| [p.num_layers * directions, p.batch, width];
     let output = [p.seq_len, p.batch, directions * p.state_size()];
     let (h_n, c_n) = (states(p.state_size()), states(p.hidden_size));
-    let tolerance = match variant {
-        Variant::Cooperative => Tolerance::RECURRENT_MATRICES,
-        _ => Tolerance::RECURRENT,
-    };
+    let tolerance = Tolerance::recurrent(variant);
     let mut worst: f64 = 0.0;
     for (name, shape, got, truth, yardstick) in [
         (
