@@ -19,9 +19,15 @@ fn or_nan(y: f32, x: f32) -> f32 {
     return select(y, x, is_nan(x));
 }
 
-// tanh may be computed as sinh / cosh and overflow to NaN from |x| = 44 on; at 15 it is 1 in f32
+// tanh may be computed as sinh / cosh: NaN from |x| = 44 on, where those overflow (at 15 it is 1 in
+// f32), and near 0 the difference of two exponentials, which has few digits of its own. There it is
+// its series, to 1e-8 of the whole.
 fn tanh_bounded(x: f32) -> f32 {
-    return or_nan(tanh(clamp(x, -15.0, 15.0)), x);
+    let y = clamp(x, -15.0, 15.0);
+    let square = y * y;
+    let fifth = fma(square, fma(square, 62.0 / 2835.0, -17.0 / 315.0), 2.0 / 15.0);
+    let series = fma(y * square, fma(square, fifth, -1.0 / 3.0), y);
+    return or_nan(select(tanh(y), series, square < 0.0625), x);
 }
 
 // exp overflows at 88; beyond 30 the sigmoid is 0 or 1 to within 1e-13

@@ -5,7 +5,8 @@
 // u. K_CHUNK factors at a time are staged; of these each of SUBGROUPS subgroups multiplies its own
 // SUBGROUP_K, and what they have is added in their order.
 //
-// A factor x is two halves, high = f16(x) and low = f16(LOW (x - high)): 22 bits, from 2^-14 on.
+// A factor x is two halves, high = f16(x) and low = f16(LOW (x - high)): 22 bits from 2^-14 on, to
+// 2^-36 below.
 // Of the products of two factors that of the low halves is left out, 2^-22 of the whole:
 //     x y = high high + (high low + low high) / LOW
 // Source: Markidis et al. 2018; Ootomo and Yokota 2022, for the scale of the low half.
@@ -70,10 +71,12 @@ fn load_chunk(lane: u32, sums: Sums, start: u32) -> Chunk {
     return result;
 }
 
-// x in 11 bits, as in f16: by its bits, since a compiler may take a conversion there and back for
-// none
+// x in 11 bits or, where f16 has fewer, in steps of 2^-24: by its bits, since a compiler may take a
+// conversion there and back for none
 fn high_of(x: vec4<f32>) -> vec4<f32> {
-    return bitcast<vec4<f32>>((bitcast<vec4<u32>>(x) + 0x1000u) & vec4<u32>(0xffffe000u));
+    let normal = bitcast<vec4<f32>>((bitcast<vec4<u32>>(x) + 0x1000u) & vec4<u32>(0xffffe000u));
+    let subnormal = round(x * 16777216.0) / 16777216.0;
+    return select(normal, subnormal, abs(x) < vec4<f32>(6.103515625e-5));
 }
 
 struct Halves {

@@ -59,14 +59,52 @@ fn tiles_less_one_exact_and_more_one() {
     }
 }
 
+/// With subgroups of 16 that is another tile than with fewer: `cargo xtask test` runs this one on both.
 #[test]
 fn many_queries_get_larger_tiles() {
     let Some(gpu) = gpu() else { return };
     let gpu = large_gpu(gpu);
-    let tiles = variants(std::slice::from_ref(&gpu), &MANY);
-    let larger = |tile: &&(Gpu, Variant, String)| tile.2.contains("128 queries");
-    assert!(tiles.iter().any(|tile| larger(&tile)), "{tiles:?}");
-    check_on(&[gpu], MANY);
+    let keys = match gpu.context().capabilities().lanes_within_subgroup(16) {
+        16 => 128,
+        _ => 32,
+    };
+    // several tiles of keys: inside the masks, across their edges, outside
+    let long = Case {
+        kv_len: 300,
+        ..MANY
+    };
+    let cases = [
+        MANY,
+        Case {
+            num_kv_heads: 4,
+            window_left: Some(190),
+            softcap: Some(2.0),
+            dropout: Some(0.2),
+            bias: Some((ElementType::F16, AXES[1])),
+            alibi: true,
+            sinks: true,
+            kv_lengths: Some(&[300, 0, 1, 127, 128, 129, 256, 290]),
+            layout: Layout::Bshd,
+            ..long
+        },
+        Case {
+            element: ElementType::F16,
+            head_dim: 20,
+            value_dim: 72,
+            causal: Causal::No,
+            mask: Some(Axes::ALL),
+            ..long
+        },
+    ];
+    for case in cases {
+        let tiles = variants(std::slice::from_ref(&gpu), &case);
+        let larger = |tile: &&(Gpu, Variant, String)| {
+            let larger = format!("128 queries x {keys} keys");
+            tile.2.contains(&larger)
+        };
+        assert!(tiles.iter().any(|tile| larger(&tile)), "{tiles:?}");
+        check_on(std::slice::from_ref(&gpu), case);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use gatefold::{Axes, Causal, ElementType, Layout};
 use super::attention::{AXES, Case, SMALL};
 
 /// The options, each by itself.
-pub const OPTIONS: [Case; 13] = [
+pub const OPTIONS: [Case; 14] = [
     Case {
         window_left: Some(9),
         window_right: Some(4),
@@ -27,6 +27,10 @@ pub const OPTIONS: [Case; 13] = [
     },
     Case {
         softcap: Some(2.0),
+        ..SMALL
+    },
+    Case {
+        softcap: Some(1000.0),
         ..SMALL
     },
     Case {

@@ -375,10 +375,14 @@ pub fn check(case: Case) {
 
 /// Compares every tier and variant of `guises` with the reference.
 pub fn check_on(guises: &[Gpu], case: Case) {
-    let inputs = case.inputs();
+    check_inputs(guises, case, &case.inputs());
+}
+
+/// The same with inputs of the test's own.
+pub fn check_inputs(guises: &[Gpu], case: Case, inputs: &Inputs) {
     let truths = (inputs.reference(&case), inputs.reference(&case));
     for (guise, config, how) in variants(guises, &case) {
-        let results = run(&guise, &case, config, &inputs);
+        let results = run(&guise, &case, config, inputs);
         let tolerance = Tolerance::recurrent(config.variant.unwrap_or(Variant::Portable));
         judge_by(&truths, tolerance, &guise, &case, &results, &how);
     }

@@ -1,7 +1,7 @@
 //! Values at the ends of what a number can be, and beyond.
 
 use super::CELLS;
-use crate::common::recurrent::{Case, SMALL, check, run, variants};
+use crate::common::recurrent::{Case, SMALL, check, check_inputs, run, variants};
 use crate::common::{gpu, guises};
 use gatefold::{Activation, Activations, Cell, Direction};
 
@@ -14,6 +14,23 @@ fn saturated_gates_stay_finite() {
             seq_len: 3,
             ..SMALL
         });
+    }
+}
+
+/// Relative to themselves: a device's own tanh of a small number may be the difference of two large ones.
+#[test]
+fn small_states_keep_their_digits() {
+    let Some(gpu) = gpu() else { return };
+    for cell in [Cell::RnnTanh, Cell::Lstm, Cell::Gru] {
+        let case = Case {
+            cell,
+            bias: false,
+            states: false,
+            ..SMALL
+        };
+        let mut inputs = case.inputs();
+        inputs.input.iter_mut().for_each(|x| *x *= 1e-4);
+        check_inputs(&guises(gpu), case, &inputs);
     }
 }
 

@@ -279,6 +279,24 @@ fn options() -> Vec<(&'static str, Attention)> {
         },
         ..everything.clone()
     };
+    // as many workgroups as get the larger tiles of a GPU, and several tiles of keys
+    let many_queries = Attention {
+        mask_shape: vec![1, 129, 300],
+        shape: AttentionShape {
+            mask_axes: Axes {
+                batch: false,
+                head: false,
+                ..Axes::ALL
+            },
+            ..AttentionShape::new(8, 16, 4, 129, 300)
+        },
+        ..with(AttentionConfig {
+            causal: Causal::BottomRight,
+            window_left: Some(190),
+            mask: true,
+            ..config
+        })
+    };
     let grad = |problem: &Attention| Attention {
         grad: true,
         ..problem.clone()
@@ -291,6 +309,7 @@ fn options() -> Vec<(&'static str, Attention)> {
         ("grad_packed", grad(&packed)),
         ("grad_packed_f16", grad(&halves_packed)),
         ("grad_everything", grad(&everything)),
+        ("grad_many_queries", grad(&many_queries)),
         ("window", window),
         ("softcap", softcap),
         ("bias", bias),
