@@ -35,13 +35,18 @@ fn activation(direction: u32, role: u32, x: f32) -> f32 {
             return or_nan(clamp(0.2 * x + 0.5, 0.0, 1.0), x);
         }
         case ELU: {
-            return select(x, exp(min(x, 0.0)) - 1.0, x < 0.0);
+            // exp(x) - 1 with the digits of small x: 2 t / (1 - t), t = tanh(x / 2)
+            let t = tanh_bounded(0.5 * min(x, 0.0));
+            return select(x, 2.0 * t / (1.0 - t), x < 0.0);
         }
         case SOFTSIGN: {
             return x / (1.0 + abs(x));
         }
         case SOFTPLUS: {
-            return max(x, 0.0) + log(1.0 + exp(-abs(x)));
+            // ln(1 + u), where u is small by its series
+            let u = exp(-abs(x));
+            let series = fma(u * u, fma(u, 1.0 / 3.0, -0.5), u);
+            return max(x, 0.0) + select(log(1.0 + u), series, u < 0.00390625);
         }
         // AFFINE
         default: {

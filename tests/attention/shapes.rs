@@ -59,7 +59,7 @@ fn tiles_less_one_exact_and_more_one() {
     }
 }
 
-/// With subgroups of 16 that is another tile than with fewer: `cargo xtask test` runs this one on both.
+/// With subgroups of 16 that is another tile than with fewer: `.ci/run` runs this with both.
 #[test]
 fn many_queries_get_larger_tiles() {
     let Some(gpu) = gpu() else { return };
