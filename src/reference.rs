@@ -38,8 +38,12 @@ pub trait Real:
     fn to_f64(self) -> f64;
     /// e to the power of `self`
     fn exp(self) -> Self;
+    /// `exp(self) - 1`, with the digits of a small `self`
+    fn exp_m1(self) -> Self;
     /// natural logarithm
     fn ln(self) -> Self;
+    /// `ln(1 + self)`, with the digits of a small `self`
+    fn ln_1p(self) -> Self;
     /// hyperbolic tangent
     fn tanh(self) -> Self;
     /// the larger of the two, NaN if one is
@@ -63,8 +67,14 @@ macro_rules! real {
             fn exp(self) -> Self {
                 $type::exp(self)
             }
+            fn exp_m1(self) -> Self {
+                $type::exp_m1(self)
+            }
             fn ln(self) -> Self {
                 $type::ln(self)
+            }
+            fn ln_1p(self) -> Self {
+                $type::ln_1p(self)
             }
             fn tanh(self) -> Self {
                 $type::tanh(self)

@@ -271,10 +271,10 @@ fn activation<R: Real>(activation: Activation, x: R) -> R {
             let line = number(0.2) * x + number(0.5);
             line.max(R::ZERO).min(R::ONE)
         }
-        Activation::Elu if x < R::ZERO => x.exp() - R::ONE,
+        Activation::Elu if x < R::ZERO => x.exp_m1(),
         Activation::LeakyRelu | Activation::ThresholdedRelu | Activation::Elu => x,
         Activation::Softsign => x / (R::ONE + x.max(-x)),
-        Activation::Softplus => x.max(R::ZERO) + (R::ONE + (-x.max(-x)).exp()).ln(),
+        Activation::Softplus => x.max(R::ZERO) + (-x.max(-x)).exp().ln_1p(),
     }
 }
 

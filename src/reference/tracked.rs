@@ -127,8 +127,14 @@ impl Real for Tracked {
     fn exp(self) -> Self {
         self.function(self.value.exp(), self.value.exp())
     }
+    fn exp_m1(self) -> Self {
+        self.function(self.value.exp_m1(), self.value.exp())
+    }
     fn ln(self) -> Self {
         self.function(self.value.ln(), self.value.recip())
+    }
+    fn ln_1p(self) -> Self {
+        self.function(self.value.ln_1p(), (1.0 + self.value).recip())
     }
     fn tanh(self) -> Self {
         let value = self.value.tanh();

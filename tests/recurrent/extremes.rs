@@ -21,15 +21,31 @@ fn saturated_gates_stay_finite() {
 #[test]
 fn small_states_keep_their_digits() {
     let Some(gpu) = gpu() else { return };
-    for cell in [Cell::RnnTanh, Cell::Lstm, Cell::Gru] {
+    let named = |activation| {
+        let own = Activations {
+            gate: activation,
+            candidate: activation,
+            output: activation,
+        };
+        Some([own; 2])
+    };
+    for (cell, activations, bias) in [
+        (Cell::RnnTanh, None, 0.0),
+        (Cell::RnnTanh, named(Activation::Elu), 0.0),
+        (Cell::RnnTanh, named(Activation::Softplus), -10.0),
+        (Cell::Lstm, None, 0.0),
+        (Cell::Gru, None, 0.0),
+    ] {
         let case = Case {
             cell,
-            bias: false,
+            activations,
             states: false,
             ..SMALL
         };
         let mut inputs = case.inputs();
         inputs.input.iter_mut().for_each(|x| *x *= 1e-4);
+        inputs.weights[0].bias_ih.fill(bias);
+        inputs.weights[0].bias_hh.fill(0.0);
         check_inputs(&guises(gpu), case, &inputs);
     }
 }
